@@ -1,0 +1,179 @@
+"""Every setting: one table of names, defaults, units and help; read from flag, environment and files.
+
+Precedence: flag > environment > `taskman.toml` in the working directory > user configuration > default.
+Source: the SETTINGS table below is what `taskman config list` prints and what docs/settings.md repeats.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from .errors import ConfigError, nearest
+
+__all__ = ["SETTINGS", "Address", "Config", "Setting", "default_data_dir", "load", "parse_bind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `name` is the key in taskman.toml; the variable is TASKMAN_ and the name in capitals."""
+
+    name: str
+    kind: Callable[[str], Any]
+    default: str
+    help: str
+
+    @property
+    def variable(self) -> str:
+        return "TASKMAN_" + self.name.upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 lets the system choose."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def default_data_dir() -> Path:
+    """The platform's place for Taskman's data, such as ~/.local/share/taskman."""
+    return Path(platformdirs.user_data_dir("taskman", appauthor=False))
+
+
+def parse_bind(text: str) -> list[Address]:
+    """Read `127.0.0.1:8080,[::1]:8080` (a lone port or host is completed). Raises ConfigError."""
+    return [_parse_address(part.strip()) for part in text.split(",") if part.strip()]
+
+
+def _parse_address(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if text.isdigit():
+        host, port = "127.0.0.1", text
+    elif not colon or text.endswith("]"):
+        host, port = text, "8080"
+    try:
+        number = int(port)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 65535:
+        raise ConfigError(f"'{text}' is no address: write HOST:PORT with a port from 0 to 65535")
+    return Address(host.strip("[]") or "0.0.0.0", number)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number
+
+
+def _seconds(value: str) -> float:
+    number = float(value.removesuffix("s"))
+    if not 0 <= number < 1e9:
+        raise ValueError("must be a number of seconds, zero or more")
+    return number
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("redis_url", _text, "", "redis://, rediss:// or unix:// URL; empty starts an embedded Redis"),
+    Setting("data_dir", _path, "", "directory of the embedded Redis, keys and tokens; empty: the platform's"),
+    Setting("bind", _text, "127.0.0.1:8080", "address and port to listen on; may repeat with commas"),
+    Setting("admin_token", _text, "", "a bootstrap API token with scope admin"),
+    Setting("allowed_hosts", _names, "", "extra Host values to answer to, with commas; *.example.com allowed"),
+    Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),
+    Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
+    Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
+    Setting("server", _text, "", "base URL for the CLI and the SDK; empty: the local server's"),
+    Setting("token", _text, "", "token for the CLI and the SDK"),
+    Setting("token_file", _text, "", "file that holds the token for the CLI and the SDK"),
+)
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings in force, typed; `origin` tells where each came from."""
+
+    values: Mapping[str, Any]
+    origin: Mapping[str, str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def directory(self) -> Path:
+        """The data directory; not created yet."""
+        chosen: Path = self.values["data_dir"]
+        return chosen if str(chosen) != "." else default_data_dir()
+
+
+def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """Gather every setting.
+
+    `flags` are values given on the command line (None: not given). Raises ConfigError that names the setting,
+    where it came from, and what it takes.
+    """
+    environ = os.environ if environment is None else environment
+    layers = [
+        ("flag", {name: str(value) for name, value in (flags or {}).items() if value is not None}),
+        ("environment", {s.name: environ[s.variable] for s in SETTINGS if environ.get(s.variable)}),
+        ("./taskman.toml", _read_toml(Path("taskman.toml"))),
+        ("user configuration", _read_toml(Path(platformdirs.user_config_dir("taskman", appauthor=False)) / "config.toml")),
+        ("default", {s.name: s.default for s in SETTINGS}),
+    ]
+    values, origin = {}, {}
+    for setting in SETTINGS:
+        where, text = next((where, layer[setting.name]) for where, layer in layers if setting.name in layer)
+        values[setting.name], origin[setting.name] = _convert(setting, text, where), where
+    return Config(values, origin)
+
+
+def _convert(setting: Setting, text: str, where: str) -> Any:
+    if text == "" and setting.kind in (_count, _seconds):
+        return None
+    try:
+        return setting.kind(text)
+    except ValueError as error:
+        raise ConfigError(f"{setting.variable} ({where}) cannot be '{text}': {error}. It takes: {setting.help}") from None
+
+
+def _read_toml(path: Path) -> dict[str, str]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    for name in table:
+        if name not in _BY_NAME:
+            raise ConfigError(f"{path}: there is no setting '{name}'{nearest(name, _BY_NAME)}")
+    return {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in table.items()}

@@ -1,0 +1,173 @@
+"""Every exception of Taskman.
+
+TaskmanError
+├── ConfigError              a setting is unusable
+├── InvalidInput             what a caller sent is wrong; lists every fault at once
+├── NotFound                 no run, task or task type of that name
+├── Conflict                 the thing exists, but its state forbids the request
+├── Unauthenticated          no valid token or session came with the request
+├── Forbidden                signed in, but not allowed
+├── StoreError
+│   ├── StoreUnavailable     Redis cannot be reached, or did not answer
+│   └── StoreUnsuitable      Redis was reached, but is not fit to keep runs in
+├── PluginError              a plugin broke its contract
+├── ClientError              the SDK or the CLI failed to get an answer
+│   ├── ServerUnreachable    nothing answers at the server's address
+│   └── RequestRefused       the server answered with a problem document
+├── Fatal                    raised by a task: fail, and do not retry
+└── RetryAfter               raised by a task: try again after so many seconds
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = [
+    "ClientError",
+    "ConfigError",
+    "Conflict",
+    "Fatal",
+    "Fault",
+    "Forbidden",
+    "InvalidInput",
+    "NotFound",
+    "PluginError",
+    "RequestRefused",
+    "RetryAfter",
+    "ServerUnreachable",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreUnsuitable",
+    "TaskmanError",
+    "Unauthenticated",
+    "nearest",
+]
+
+
+class TaskmanError(Exception):
+    """Something went wrong in Taskman. See the log of the server for details."""
+
+    code = "error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").partition("\n")[0])
+
+
+class ConfigError(TaskmanError):
+    """A setting is unusable. Run `taskman config list` to see every setting and its default."""
+
+    code = "config"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with an input: where (a JSON pointer such as `/schedules/0/cron`) and what to do."""
+
+    pointer: str
+    detail: str
+
+
+class InvalidInput(TaskmanError):
+    """The input is wrong. Each fault names the field and the remedy."""
+
+    code = "invalid_input"
+
+    def __init__(self, faults: Iterable[Fault] | str, pointer: str = "") -> None:
+        self.faults = [Fault(pointer, faults)] if isinstance(faults, str) else list(faults)
+        super().__init__("; ".join(f"{f.pointer}: {f.detail}" if f.pointer else f.detail for f in self.faults))
+
+    def under(self, prefix: str) -> InvalidInput:
+        """The same faults, with their pointers below `prefix`."""
+        return InvalidInput(Fault(prefix + fault.pointer, fault.detail) for fault in self.faults)
+
+
+class NotFound(TaskmanError):
+    """There is nothing of that name. Check the spelling, or list what there is."""
+
+    code = "not_found"
+
+
+class Conflict(TaskmanError):
+    """The state of the thing forbids the request. Look at it again, then repeat what still makes sense."""
+
+    code = "conflict"
+
+
+class Unauthenticated(TaskmanError):
+    """Sign in, or send a token: `Authorization: Bearer tm_…`."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(TaskmanError):
+    """This token or session may not do that."""
+
+    code = "forbidden"
+
+
+class StoreError(TaskmanError):
+    """Redis refused a command."""
+
+    code = "store"
+
+
+class StoreUnavailable(StoreError):
+    """Redis cannot be reached. Start it, or correct TASKMAN_REDIS_URL; Taskman reconnects by itself."""
+
+    code = "store_unavailable"
+
+
+class StoreUnsuitable(StoreError):
+    """This Redis is not fit to keep runs in."""
+
+    code = "store_unsuitable"
+
+
+class PluginError(TaskmanError):
+    """A plugin broke its contract."""
+
+    code = "plugin"
+
+
+class ClientError(TaskmanError):
+    """The request did not succeed."""
+
+    code = "client"
+
+
+class ServerUnreachable(ClientError):
+    """No Taskman server answers there. Start one with `taskman up`, or set TASKMAN_SERVER."""
+
+    code = "unreachable"
+
+
+class RequestRefused(ClientError):
+    """The server refused the request; `status`, `code` and `faults` say why."""
+
+    def __init__(self, status: int, code: str, detail: str, faults: Iterable[Fault] = ()) -> None:
+        self.status, self.code, self.faults = status, code, list(faults)
+        super().__init__(detail)
+
+
+class Fatal(TaskmanError):
+    """The task says that trying again is useless."""
+
+    code = "fatal"
+
+
+class RetryAfter(TaskmanError):
+    """The task asks to be tried again after `seconds`."""
+
+    code = "retry_after"
+
+    def __init__(self, seconds: float, message: str | None = None) -> None:
+        self.seconds = seconds
+        super().__init__(message or f"try again after {seconds:g} s")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint such as `; did you mean 'shell'?` when `name` is close to one of `known`, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""

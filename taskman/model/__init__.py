@@ -1,0 +1,1 @@
+"""Pure rules without input or output: states, runs, tasks, schedules, cron, ids."""

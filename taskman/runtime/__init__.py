@@ -1,0 +1,1 @@
+"""The actors: scheduler, watchdog, worker, attempt, process trees."""

@@ -1,0 +1,1 @@
+"""The web server: API, pages and live streams."""

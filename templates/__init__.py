@@ -1,0 +1,1 @@
+"""The Jinja templates of the pages; found through importlib.resources only."""
