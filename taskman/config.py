@@ -12,12 +12,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import platformdirs
 
 from .errors import ConfigError, nearest
 
-__all__ = ["SETTINGS", "Address", "Config", "Setting", "default_data_dir", "load", "parse_bind"]
+__all__ = [
+    "SETTINGS",
+    "Address",
+    "Config",
+    "Setting",
+    "default_data_dir",
+    "load",
+    "local_timezone",
+    "parse_bind",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("data_dir", _path, "", "directory of the embedded Redis, keys and tokens; empty: the platform's"),
     Setting("bind", _text, "127.0.0.1:8080", "address and port to listen on; may repeat with commas"),
     Setting("admin_token", _text, "", "a bootstrap API token with scope admin"),
+    Setting("secret_key", _text, "", "key for forms and secrets; empty: made once, kept 0600 in the data directory"),
     Setting("allowed_hosts", _names, "", "extra Host values to answer to, with commas; *.example.com allowed"),
     Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
@@ -147,7 +158,10 @@ def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] 
         ("flag", {name: str(value) for name, value in (flags or {}).items() if value is not None}),
         ("environment", {s.name: environ[s.variable] for s in SETTINGS if environ.get(s.variable)}),
         ("./taskman.toml", _read_toml(Path("taskman.toml"))),
-        ("user configuration", _read_toml(Path(platformdirs.user_config_dir("taskman", appauthor=False)) / "config.toml")),
+        (
+            "user configuration",
+            _read_toml(Path(platformdirs.user_config_dir("taskman", appauthor=False)) / "config.toml"),
+        ),
         ("default", {s.name: s.default for s in SETTINGS}),
     ]
     values, origin = {}, {}
@@ -163,7 +177,9 @@ def _convert(setting: Setting, text: str, where: str) -> Any:
     try:
         return setting.kind(text)
     except ValueError as error:
-        raise ConfigError(f"{setting.variable} ({where}) cannot be '{text}': {error}. It takes: {setting.help}") from None
+        raise ConfigError(
+            f"{setting.variable} ({where}) cannot be '{text}': {error}. It takes: {setting.help}"
+        ) from None
 
 
 def _read_toml(path: Path) -> dict[str, str]:
@@ -177,3 +193,25 @@ def _read_toml(path: Path) -> dict[str, str]:
         if name not in _BY_NAME:
             raise ConfigError(f"{path}: there is no setting '{name}'{nearest(name, _BY_NAME)}")
     return {name: ",".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in table.items()}
+
+
+def local_timezone() -> str:
+    """The machine's IANA time zone, else UTC."""
+    link = os.path.realpath("/etc/localtime")
+    candidates = (os.environ.get("TZ", "").lstrip(":"), _first_line("/etc/timezone"), link.partition("/zoneinfo/")[2])
+    return next((name for name in candidates if name and _is_zone(name)), "UTC")
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True

@@ -1,1 +1,22 @@
 """The REST API under /api/v1."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response
+
+from ..auth import require_api
+from ..problems import problem_of
+from . import events, runs, tasks, types
+
+__all__ = ["blueprint"]
+
+blueprint = Blueprint("api", __name__, url_prefix="/api/v1")
+blueprint.before_request(require_api)
+for part in (runs, tasks, events, types):
+    blueprint.register_blueprint(part.blueprint)
+
+
+@blueprint.errorhandler(Exception)
+async def refuse(error: Exception) -> Response:
+    """Every error of the API is a problem document."""
+    return problem_of(error)

@@ -1,0 +1,105 @@
+"""`taskman tasks`: saved tasks."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from ..client import Document
+from .group import NounGroup, examples
+from .output import fields, notice, print_json, print_jsonl, table
+from .session import known_task, session
+from .typed import object_from
+
+__all__ = ["tasks"]
+
+
+@click.group(cls=NounGroup, epilog=examples("taskman tasks list", "taskman tasks create -f nightly.json"))
+def tasks() -> None:
+    """List, inspect, create and delete tasks."""
+
+
+@tasks.command("list", epilog=examples("taskman tasks list", "taskman tasks list --json"))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="One JSON object a line.")
+def list_tasks(as_json: bool, as_lines: bool) -> None:
+    """List every task."""
+    with session() as client:
+        found = client.tasks(limit=1000)
+        if as_lines:
+            print_jsonl(found)
+        elif as_json:
+            print_json({"items": list(found)})
+        else:
+            table(("NAME", "TYPE", "SCHEDULES", "ENABLED", "DESCRIPTION"), map(_row, found), whole=("NAME",))
+
+
+def _row(task: Document) -> tuple[str, ...]:
+    return (
+        task["name"],
+        task["type"],
+        ", ".join(map(_schedule, task.get("schedules") or ())),
+        "yes" if task.get("enabled", True) else "no",
+        task.get("description") or "",
+    )
+
+
+def _schedule(schedule: Document) -> str:
+    kind = next((kind for kind in ("cron", "every", "after", "at") if schedule.get(kind)), None)
+    if kind is None:
+        return json.dumps(schedule)
+    text = str(schedule[kind]) if kind == "cron" else f"{kind} {schedule[kind]}"
+    return f"{text} {schedule['timezone']}" if schedule.get("timezone") else text
+
+
+@tasks.command(epilog=examples("taskman tasks show nightly", "taskman tasks show nightly --json > nightly.json"))
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def show(name: str, as_json: bool) -> None:
+    """Show a task."""
+    with session() as client, known_task(client, name):
+        task = client.task(name)
+    if as_json:
+        print_json(task)
+    else:
+        fields((key, _text(value)) for key, value in task.items())
+        notice(f"run it: taskman run {name}")
+
+
+def _text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+@tasks.command(
+    epilog=examples(
+        "taskman tasks create -f nightly.toml",
+        'echo \'{"name": "hello", "type": "shell", "params": {"argv": ["date"]}}\' | taskman tasks create -f -',
+    )
+)
+@click.option(
+    "-f",
+    "--file",
+    "file",
+    required=True,
+    metavar="FILE|-",
+    help="JSON, or TOML in a .toml file; -: JSON from standard input.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the task as one JSON document.")
+def create(file: str, as_json: bool) -> None:
+    """Create a task from a file."""
+    body = object_from(file)
+    with session() as client:
+        task = client.create_task(body)
+    if as_json:
+        print_json(task)
+    notice(f"task {task['name']} is saved\n  run it: taskman run {task['name']}")
+
+
+@tasks.command(epilog=examples("taskman tasks delete nightly"))
+@click.argument("name")
+def delete(name: str) -> None:
+    """Delete a task."""
+    with session() as client, known_task(client, name):
+        client.delete_task(name)
+    notice(f"task {name} is deleted")

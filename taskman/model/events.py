@@ -1,0 +1,55 @@
+"""Events: what the store tells about every change, as one line of text each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DueEvent", "Event", "RunEvent", "TaskEvent", "parse_event"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """A run changed its state."""
+
+    id: str
+    state: str
+    reason: str | None
+    attempt: int
+    worker: str | None
+    task: str | None
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """A task was created, changed or deleted."""
+
+    name: str
+    change: str
+
+
+@dataclass(frozen=True, slots=True)
+class DueEvent:
+    """Something will be due at this instant (epoch ms): the scheduler may have to wake up earlier."""
+
+    at_ms: int
+
+
+Event = RunEvent | TaskEvent | DueEvent
+
+
+def parse_event(line: str) -> Event | None:
+    """Read a line as the scripts announce it; None for a kind that a newer version added."""
+    kind, *rest = line.split(" ")
+    if kind == "run" and len(rest) == 7:
+        run_id, state, reason, attempt, worker, task, signature = rest
+        return RunEvent(run_id, state, _some(reason), int(attempt), _some(worker), _some(task), signature)
+    if kind == "task" and len(rest) == 2:
+        return TaskEvent(*rest)
+    if kind == "due" and len(rest) == 1:
+        return DueEvent(int(rest[0]))
+    return None
+
+
+def _some(text: str) -> str | None:
+    return None if text == "-" else text

@@ -1,0 +1,209 @@
+"""Runs: what is asked for (RunSpec, frozen), and what became of it (Run, with its history and attempts)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from .instants import format_instant
+from .states import FINAL, AttemptState, State
+
+__all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec"]
+
+DEFAULT_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """The frozen copy of what to execute. Times are seconds, `fire_time_ms` is epoch ms."""
+
+    type: str
+    params: dict[str, Any]
+    task: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    requires: dict[str, str] = field(default_factory=dict)
+    timeout_s: float | None = None
+    grace_s: float = DEFAULT_GRACE_S
+    env: dict[str, str] = field(default_factory=dict)
+    trigger: str = "api"
+    parent: str | None = None
+    fire_time_ms: int | None = None
+
+    @property
+    def signature(self) -> str:
+        """What a worker must serve to run this: type, queue and required labels, without blanks."""
+        labels = ",".join(f"{key}={value}" for key, value in sorted(self.requires.items()))
+        return f"{self.type}|{self.queue}|{labels}"
+
+    def to_document(self) -> bytes:
+        """Compact JSON; fields at their default are left out."""
+        values = {name: getattr(self, name) for name in _SPEC_FIELDS}
+        return json.dumps(
+            {name: value for name, value in values.items() if value != _SPEC_DEFAULTS.get(name, ...)},
+            separators=(",", ":"),
+            ensure_ascii=False,
+        ).encode()
+
+    @classmethod
+    def from_document(cls, document: bytes) -> RunSpec:
+        """The opposite of to_document; unknown fields of a newer version are ignored."""
+        values = json.loads(document)
+        return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
+
+
+_SPEC_FIELDS = tuple(RunSpec.__dataclass_fields__)
+_SPEC_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(("task", "timeout_s", "parent", "fire_time_ms")),
+    "queue": "default",
+    "priority": 0,
+    "requires": {},
+    "grace_s": DEFAULT_GRACE_S,
+    "env": {},
+    "trigger": "api",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One change of state: when (epoch ms), to what, why, in which attempt, by whom."""
+
+    at_ms: int
+    state: State
+    reason: str | None
+    attempt: int
+    by: str
+
+    @classmethod
+    def parse(cls, line: str) -> HistoryEntry:
+        """Read a line as the scripts write it: `ms state reason attempt by`, with `-` for no reason."""
+        at, state, reason, attempt, by = line.split(" ")
+        return cls(int(at), State(state), None if reason == "-" else reason, int(attempt), unquote(by))
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {"at": format_instant(self.at_ms), "state": self.state, "reason": self.reason, "by": self.by}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a run by one worker."""
+
+    number: int
+    worker: str
+    state: AttemptState
+    reason: str | None
+    started_ms: int
+    finished_ms: int | None
+    result: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it."""
+        return {
+            "number": self.number,
+            "worker": self.worker,
+            "state": self.state,
+            "reason": self.reason,
+            "started_at": format_instant(self.started_ms),
+            "finished_at": format_instant(self.finished_ms),
+            "result": self.result,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as the store holds it. Everything with a time in it is derived from the history."""
+
+    id: str
+    spec: RunSpec
+    state: State
+    attempt: int
+    worker: str | None
+    due_ms: int
+    history: tuple[HistoryEntry, ...]
+    result: Any = None
+    error: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def reason(self) -> str | None:
+        return self.history[-1].reason if self.history else None
+
+    @property
+    def created_ms(self) -> int:
+        return self.history[0].at_ms
+
+    @property
+    def started_ms(self) -> int | None:
+        """When the latest attempt began."""
+        return next((entry.at_ms for entry in reversed(self.history) if entry.state is State.RUNNING), None)
+
+    @property
+    def finished_ms(self) -> int | None:
+        return self.history[-1].at_ms if self.is_final else None
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """Each `running` entry opens an attempt; the next entry that is not `cancelling` closes it."""
+        entries = list(self.history)
+        return [
+            self._attempt(entry, next((e for e in entries[index + 1 :] if e.state is not State.CANCELLING), None))
+            for index, entry in enumerate(entries)
+            if entry.state is State.RUNNING
+        ]
+
+    def _attempt(self, opened: HistoryEntry, closed: HistoryEntry | None) -> Attempt:
+        is_last = opened.attempt == self.attempt
+        return Attempt(
+            number=opened.attempt,
+            worker=opened.by.removeprefix("worker:"),
+            state=AttemptState.RUNNING if closed is None else _attempt_state(closed),
+            reason=closed.reason if closed else None,
+            started_ms=opened.at_ms,
+            finished_ms=closed.at_ms if closed else None,
+            result=self.result if is_last and closed else None,
+        )
+
+    def to_json(self, *, detail: bool = False) -> dict[str, Any]:
+        """As the API shows it; attempts and history only with `detail`."""
+        spec = self.spec
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "task": spec.task,
+            "type": spec.type,
+            "params": spec.params,
+            "state": self.state,
+            "reason": self.reason,
+            "queue": spec.queue,
+            "priority": spec.priority,
+            "requires": spec.requires,
+            "attempt": self.attempt,
+            "max_attempts": 1,
+            "worker": self.worker,
+            "suspect": False,
+            "created_at": format_instant(self.created_ms),
+            "due_at": format_instant(self.due_ms),
+            "started_at": format_instant(self.started_ms),
+            "finished_at": format_instant(self.finished_ms),
+            "fire_time": format_instant(spec.fire_time_ms),
+            "result": self.result,
+            "error": self.error,
+            "progress": None,
+            "trigger": spec.trigger,
+            "parent": spec.parent,
+        }
+        if detail:
+            shown["attempts"] = [attempt.to_json() for attempt in self.attempts]
+            shown["history"] = [entry.to_json() for entry in self.history]
+        return shown
+
+
+def _attempt_state(closed: HistoryEntry) -> AttemptState:
+    if closed.reason in ("lost", "released", "timeout"):
+        return AttemptState({"timeout": "timed_out"}.get(closed.reason, closed.reason))
+    return AttemptState(closed.state)

@@ -1,0 +1,176 @@
+"""One attempt: from its assignment to its outcome, with its log, its timeout and the reasons to end it early."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from ..errors import Fatal, InvalidInput, StoreUnavailable
+from ..model.instants import format_instant
+from ..model.run import RunSpec
+from ..plugins import PluginRegistry
+from ..store.logs import Chunk
+from ..store.runs import Assignment, Outcome
+from ..tasktypes import ProcessResult, TaskContext, TaskFailed
+from .link import Link
+from .logsink import LogSink
+from .process import Processes, ProcessSpec
+
+__all__ = ["RunningAttempt"]
+
+RESULT_LIMIT = 1024 * 1024
+_RETRY_S = 0.5
+
+
+class RunningAttempt:
+    """An attempt that this worker holds. `end` stops it early; `run` tells how it went."""
+
+    def __init__(self, assignment: Assignment, link: Link, registry: PluginRegistry, processes: Processes) -> None:
+        self.run_id, self.number, self.spec = assignment.run_id, assignment.attempt, assignment.spec
+        self._link, self._registry = link, registry
+        self._sink = LogSink(self._send)
+        self._scope = trio.CancelScope()
+        self._context = _Context(self, link.worker, processes, self._sink)
+        self.ended_by: str | None = None
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether nothing of it is wanted any more: the lease is gone."""
+        return self.ended_by == "dropped"
+
+    def end(self, why: str) -> None:
+        """Stop it: `cancelled` on request, `released` at shutdown, `dropped` when the lease is gone."""
+        if self.ended_by is None or why == "dropped":
+            self.ended_by = why
+        self._scope.cancel()
+
+    async def run(self) -> Outcome:
+        """Execute the task type, deliver the log, and say how it ended. Never raises but for cancellation.
+
+        Cancellation: the task is cancelled, its processes are ended, and the rest of the log is dropped.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sink.run)
+            try:
+                outcome = await self._execute()
+            finally:
+                self._sink.close()
+        return outcome
+
+    async def _execute(self) -> Outcome:
+        try:
+            with self._scope, trio.fail_after(self.spec.timeout_s or float("inf")):
+                return self._succeeded(await self._call())
+        except trio.TooSlowError:
+            return self._failed("timeout", f"took longer than its timeout of {self.spec.timeout_s:g} s")
+        except BaseExceptionGroup as group:
+            return self._judge(_first(group))
+        except Exception as error:  # whatever a task type raises is its failure, not ours
+            return self._judge(error)
+        return self._outcome({"cancelled": "cancelled", "released": "released"}.get(self.ended_by or "", "lost"))
+
+    async def _call(self) -> Any:
+        task_type = self._registry.task_type(self.spec.type)
+        self._registry.check_params(self.spec.type, self.spec.params)
+        return await task_type.run(self._context, task_type.Params.model_validate(self.spec.params))
+
+    def _judge(self, error: BaseException) -> Outcome:
+        if not isinstance(error, Exception):
+            raise error
+        if self.ended_by is not None:
+            return self._outcome(self.ended_by if self.ended_by != "dropped" else "lost")
+        if isinstance(error, TaskFailed):
+            return self._failed(error.reason, str(error), error.result)
+        if isinstance(error, InvalidInput):
+            return self._failed("rejected", str(error))
+        if isinstance(error, Fatal):
+            return self._failed("error", str(error))
+        return self._failed("error", f"{type(error).__name__}: {error}")
+
+    def _succeeded(self, result: Any) -> Outcome:
+        try:
+            size = len(json.dumps(result))
+        except (TypeError, ValueError) as error:
+            return self._failed("error", f"the result cannot be written as JSON: {error}")
+        if size > RESULT_LIMIT:
+            return self._failed("error", f"the result has {size:,} bytes as JSON: at most {RESULT_LIMIT:,} are kept")
+        return self._outcome("succeeded", result=result)
+
+    def _failed(self, reason: str, message: str, result: Any = None) -> Outcome:
+        return self._outcome("failed", reason, result, message)
+
+    def _outcome(
+        self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None
+    ) -> Outcome:
+        if outcome == "cancelled":
+            reason = "requested"
+        return Outcome(self.run_id, self.number, outcome, reason, result, error)
+
+    async def _send(self, chunks: list[Chunk]) -> bool:
+        while not self.is_dropped:
+            try:
+                return await self._link.append_log(self.run_id, self.number, chunks)
+            except StoreUnavailable:
+                await trio.sleep(_RETRY_S)  # the store refuses what it has already, so this is safe to repeat
+        return False
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first plain exception within a group that a task type's nursery raised."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+class _Context(TaskContext):
+    """The context of a running attempt."""
+
+    def __init__(self, attempt: RunningAttempt, worker: str, processes: Processes, sink: LogSink) -> None:
+        spec = attempt.spec
+        self.run_id, self.attempt, self.task, self.worker = attempt.run_id, attempt.number, spec.task, worker
+        self.fire_time, self.env = format_instant(spec.fire_time_ms), spec.env
+        self._spec, self._processes, self._sink = spec, processes, sink
+
+    def log(self, text: str, stream: str = "out") -> None:
+        if stream not in ("out", "err", "sys"):
+            raise ValueError(f"there is no log stream '{stream}': use out, err or sys")
+        self._sink.write(stream, text.encode() if text.endswith("\n") else f"{text}\n".encode())
+
+    async def run_process(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        user: str | None = None,
+        grace: float | None = None,
+    ) -> ProcessResult:
+        spec = ProcessSpec(
+            argv=list(argv),
+            cwd=None if cwd is None else str(cwd),
+            env={**_inherited(), **self._spec.env, **(env or {}), **_identity(self, self._spec)},
+            stdin=stdin,
+            user=user,
+            grace_s=self._spec.grace_s if grace is None else grace,
+        )
+        return await self._processes.execute(spec, self._sink.output)
+
+
+def _inherited() -> dict[str, str]:
+    """The worker's environment without Taskman's own settings: a task gets no credentials of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
+
+
+def _identity(context: TaskContext, spec: RunSpec) -> dict[str, str]:
+    return {
+        "TASKMAN_RUN_ID": context.run_id,
+        "TASKMAN_ATTEMPT": str(context.attempt),
+        "TASKMAN_FENCE": str(context.attempt),
+        "TASKMAN_TASK": spec.task or "",
+        "TASKMAN_FIRE_TIME": context.fire_time or "",
+    }

@@ -1,0 +1,40 @@
+"""What a worker needs of whoever gives it work: the store itself, or a server at the other end of a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from ..store.logs import Chunk
+from ..store.runs import Assignment, Outcome
+
+__all__ = ["Link"]
+
+
+class Link(Protocol):
+    """The worker's side. Every call but `claim` and `cancels`: StoreUnavailable when nobody can be reached."""
+
+    worker: str
+
+    async def claim(self, limit: int) -> list[Assignment]:
+        """At least one run and at most `limit`; waits until there is one, also through an outage.
+
+        Cancellation: what an unheard claim has claimed is found by its lease.
+        """
+        ...
+
+    async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
+        """Report how attempts ended; the state of each run afterwards, or `stale`. Safe to repeat."""
+        ...
+
+    async def extend(self, held: Sequence[tuple[str, int]]) -> list[str]:
+        """Renew the leases of (run id, attempt) pairs: keep, cancel or drop for each."""
+        ...
+
+    async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
+        """Store chunks; False when the attempt is no longer this worker's. Safe to repeat."""
+        ...
+
+    def cancels(self) -> AsyncIterator[str | None]:
+        """The ids of runs of this worker that somebody cancels; None: some may have been missed, ask `extend`."""
+        ...

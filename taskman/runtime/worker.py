@@ -1,0 +1,176 @@
+"""The worker agent: claims runs while it has free slots, executes them, renews their leases, reports them."""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..errors import StoreUnavailable
+from ..plugins import PluginRegistry
+from ..store.runs import Assignment, Outcome
+from .attempt import RunningAttempt
+from .link import Link
+from .process import Processes
+
+__all__ = ["Worker"]
+
+HEARTBEAT_S = 5.0
+# Without a renewal for so long, attempts are stopped before their leases (40 s) can be given to somebody else.
+GIVE_UP_S = 30.0
+_RETRY_S = 0.5
+_BATCH = 500
+_log = logging.getLogger("taskman.worker")
+
+
+class Worker:
+    """Executes runs from one link with `slots` attempts at a time."""
+
+    def __init__(self, link: Link, registry: PluginRegistry, slots: int) -> None:
+        self._link, self._registry, self._slots = link, registry, slots
+        self._processes = Processes()
+        self._held: dict[str, RunningAttempt] = {}
+        self._outbox: list[Outcome] = []
+        self._busy = 0
+        self._feeding = trio.CancelScope()
+        self._draining = False
+        self._slot_freed, self._outcome_ready, self._idle = trio.Event(), trio.Event(), trio.Event()
+
+    @property
+    def running(self) -> int:
+        """How many attempts occupy a slot."""
+        return self._busy
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until `drain` has ended it.
+
+        Cancellation: every attempt is cancelled, its processes are ended, and the runs go back by their leases.
+        """
+        async with trio.open_nursery() as support:
+            await support.start(self._processes.run)
+            support.start_soon(self._heartbeat)
+            support.start_soon(self._follow_cancels)
+            async with trio.open_nursery() as work:
+                work.start_soon(self._report)
+                task_status.started()
+                await self._feed(work)
+            support.cancel_scope.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, give running attempts `timeout_s`, then release them; `run` returns by itself.
+
+        Returns when every outcome has been reported. Cancellation: stops waiting; the drain goes on.
+        """
+        self._draining = True
+        self._feeding.cancel()
+        self._outcome_ready.set()
+        with trio.move_on_after(timeout_s):
+            await self._idle.wait()
+        for attempt in list(self._held.values()):
+            attempt.end("released")
+        await self._idle.wait()
+
+    async def _feed(self, work: trio.Nursery) -> None:
+        with self._feeding:
+            while not self._draining:
+                while self._busy >= self._slots or len(self._outbox) > 4 * _BATCH:
+                    self._slot_freed = trio.Event()
+                    await self._slot_freed.wait()
+                for assignment in await self._link.claim(self._slots - self._busy):
+                    self._start(work, assignment)
+
+    def _start(self, work: trio.Nursery, assignment: Assignment) -> None:
+        attempt = RunningAttempt(assignment, self._link, self._registry, self._processes)
+        self._held[attempt.run_id] = attempt
+        self._busy += 1
+        work.start_soon(self._execute, attempt)
+
+    async def _execute(self, attempt: RunningAttempt) -> None:
+        try:
+            outcome = await attempt.run()
+        finally:
+            self._busy -= 1
+            self._slot_freed.set()
+        if attempt.is_dropped:
+            self._let_go(attempt)
+        else:
+            self._outbox.append(outcome)
+        self._outcome_ready.set()
+
+    def _let_go(self, attempt: RunningAttempt) -> None:
+        if self._held.get(attempt.run_id) is attempt:
+            del self._held[attempt.run_id]
+
+    async def _report(self) -> None:
+        """Deliver outcomes, many in a call, until drained; an outage only delays them."""
+        while not (self._draining and not self._held):
+            await self._outcome_ready.wait()
+            self._outcome_ready = trio.Event()
+            while self._outbox:
+                await self._deliver(self._outbox[:_BATCH])
+        self._idle.set()
+
+    async def _deliver(self, batch: list[Outcome]) -> None:
+        try:
+            states = await self._link.finish(batch)
+        except StoreUnavailable:
+            await trio.sleep(_RETRY_S)
+            return
+        del self._outbox[: len(batch)]
+        self._slot_freed.set()
+        for outcome, state in zip(batch, states, strict=True):
+            if state == "stale":
+                _log.warning("run %s: attempt %d had been given up on", outcome.run_id, outcome.attempt)
+            held = self._held.get(outcome.run_id)
+            if held is not None and held.number == outcome.attempt:
+                del self._held[outcome.run_id]
+
+    async def _heartbeat(self) -> None:
+        """Renew every lease each five seconds; stop what could not be renewed before somebody else may have it."""
+        renewed_at = trio.current_time()
+        while True:
+            began = trio.current_time()
+            try:
+                await self._renew()
+                renewed_at = began
+            except StoreUnavailable:
+                if began - renewed_at > GIVE_UP_S:
+                    self._drop_all()
+                await trio.sleep(_RETRY_S)
+                continue
+            await trio.sleep_until(began + HEARTBEAT_S)
+
+    async def _renew(self) -> None:
+        held = list(self._held.values())
+        for first in range(0, len(held), _BATCH):
+            part = held[first : first + _BATCH]
+            replies = await self._link.extend([(attempt.run_id, attempt.number) for attempt in part])
+            for attempt, reply in zip(part, replies, strict=True):
+                self._obey(attempt, reply)
+
+    def _obey(self, attempt: RunningAttempt, reply: str) -> None:
+        if reply == "cancel":
+            attempt.end("cancelled")
+        elif reply == "drop" and self._held.get(attempt.run_id) is attempt and not self._is_reported(attempt):
+            _log.warning("run %s: the lease of attempt %d is gone, stopping it", attempt.run_id, attempt.number)
+            attempt.end("dropped")
+
+    def _is_reported(self, attempt: RunningAttempt) -> bool:
+        """Whether its outcome is on its way: the answer to `extend` may then be about a finished run."""
+        return any(one.run_id == attempt.run_id for one in self._outbox)
+
+    def _drop_all(self) -> None:
+        for attempt in list(self._held.values()):
+            if attempt.ended_by is None:
+                _log.warning("run %s: no renewal for %d s, stopping it", attempt.run_id, GIVE_UP_S)
+                attempt.end("dropped")
+
+    async def _follow_cancels(self) -> None:
+        async for run_id in self._link.cancels():
+            if run_id is None:
+                try:
+                    await self._renew()
+                except StoreUnavailable:
+                    continue  # the next heartbeat asks again
+            elif run_id in self._held:
+                self._held[run_id].end("cancelled")

@@ -1,0 +1,198 @@
+"""The assembly: every actor of a server in one tree of nurseries, started and stopped in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import trio
+
+from . import credentials
+from .config import Config, local_timezone, parse_bind
+from .errors import ConfigError, TaskmanError
+from .model.instants import zone
+from .plugins import PluginRegistry, discover
+from .runtime.identity import worker_identity
+from .runtime.link_local import LocalLink
+from .runtime.scheduler import Scheduler
+from .runtime.watchdog import watch
+from .runtime.worker import Worker
+from .store.embedded import EmbeddedRedis
+from .store.store import Store
+from .web.app import create_app
+from .web.auth import digest
+from .web.guard import Guard, allowed_hosts
+from .web.services import Services
+from .web.serving import App, Drain, bound_urls, open_sockets, serve, settle_garbage_collector
+
+__all__ = ["main"]
+
+WEB_GRACE_S = 3.0
+_log = logging.getLogger("taskman")
+
+
+def main(config: Config, *, open_browser: bool = False, up: bool = False) -> int:
+    """Run a server until SIGTERM or Ctrl-C. The exit code: 0 after a clean stop, 1 when it could not go on.
+
+    `up` greets with a sign-in link; `open_browser` follows it.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    errors: list[TaskmanError] = []
+    try:
+        trio.run(partial(_serve_until_stopped, config, open_browser=open_browser, greet=up))
+    except* TaskmanError as group:
+        errors = _flat(group)
+    except* Exception as group:
+        _log.critical("the server crashed and cannot go on", exc_info=group)
+        errors = [TaskmanError("the server crashed, see above; please report it")]
+    for error in errors:
+        print(f"taskman: {error}", file=sys.stderr)
+    return 1 if errors else 0
+
+
+def _flat(group: BaseExceptionGroup[TaskmanError]) -> list[TaskmanError]:
+    parts = (_flat(one) if isinstance(one, BaseExceptionGroup) else [one] for one in group.exceptions)
+    return [error for part in parts for error in part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The pieces of a running server."""
+
+    config: Config
+    directory: Path
+    store: Store
+    registry: PluginRegistry
+    drain: Drain
+    sockets: list[socket.socket]
+    worker_id: str
+
+
+async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: bool) -> None:
+    addresses = parse_bind(config.bind)
+    credentials.require_credentials(config, addresses)
+    directory = credentials.prepare_directory(config)
+    sockets = open_sockets(addresses)
+    with worker_identity(directory / "workers") as worker_id:
+        async with _redis(config, directory) as url, trio.open_nursery() as base:
+            store = Store(url)
+            await base.start(store.run)
+            parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id)
+            await _run_services(parts, open_browser=open_browser, greet=greet)
+            base.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _redis(config: Config, directory: Path) -> AsyncIterator[str]:
+    """The URL of the Redis to use; an embedded one runs for as long as the block."""
+    if config.redis_url:
+        yield config.redis_url
+        return
+    async with EmbeddedRedis(directory / "redis") as redis:
+        yield redis.url
+
+
+async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> None:
+    """Everything that works on top of the store, until a signal; a crash of one ends them all."""
+    async with trio.open_nursery() as services:
+        worker = await _start_worker(parts, services)
+        await services.start(Scheduler(parts.store).run)
+        services.start_soon(watch, parts.store)
+        async with trio.open_nursery() as web:
+            await web.start(partial(serve, _application(parts), parts.sockets, parts.drain, grace_s=WEB_GRACE_S))
+            url = bound_urls(parts.sockets)[0]
+            credentials.announce_url(parts.directory, url)
+            settle_garbage_collector()
+            if greet:
+                await _greet(parts, url, open_browser=open_browser)
+            else:
+                _log.info("serving %s", url)
+            await _wait_for_signal(services)
+            parts.drain.start()
+            credentials.withdraw_url(parts.directory, url)
+            if worker is not None:
+                await worker.drain(parts.config.drain_timeout)
+        services.cancel_scope.cancel()
+
+
+async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
+    """The local worker, unless it has no slots. What its predecessor of the same id held is lost for certain."""
+    slots = parts.config.workers
+    if slots is None:
+        slots = max(4, 2 * (os.cpu_count() or 1))
+    if lost := await parts.store.runs.reclaim_from(parts.worker_id):
+        _log.warning("%d runs were under way when this server ended last time: they start again", lost)
+    if slots == 0:
+        return None
+    link = LocalLink(parts.store, parts.worker_id, sorted(parts.registry.task_types))
+    worker = Worker(link, parts.registry, slots)
+    await nursery.start(link.run)
+    await nursery.start(worker.run)
+    return worker
+
+
+def _application(parts: _Parts) -> Guard:
+    config = parts.config
+    tokens = credentials.bootstrap_tokens(config, parts.directory)
+    services = Services(
+        store=parts.store,
+        registry=parts.registry,
+        drain=parts.drain,
+        timezone=_timezone(config),
+        tokens={digest(token): name for token, name in tokens.items()},
+        secret_key=credentials.secret_key(config, parts.directory),
+    )
+    rules = allowed_hosts(parse_bind(config.bind), config.allowed_hosts)
+    return Guard(cast(App, create_app(services)), hosts=rules, drain=parts.drain)
+
+
+def _timezone(config: Config) -> str:
+    name: str = config.timezone or local_timezone()
+    try:
+        zone(name)
+    except ValueError as error:
+        raise ConfigError(f"TASKMAN_TIMEZONE: {error}") from None
+    return name
+
+
+async def _greet(parts: _Parts, url: str, *, open_browser: bool) -> None:
+    link = f"{url}/login?link={await parts.store.sessions.make_link('local')}"
+    fitness = parts.store.fitness
+    where = (parts.config.redis_url and "your Redis") or f"an embedded Redis in {parts.directory / 'redis'}"
+    print(
+        f"Taskman is up at {url}\n"
+        f"Sign in (works once, within the hour): {link}\n"
+        f"Runs are kept in {where} {fitness.version}, durability: {fitness.durability}\n"
+        "Try, in another terminal:  taskman run -- echo hello\n"
+        "Ctrl-C stops it.",
+        flush=True,
+    )
+    if open_browser:
+        await trio.to_thread.run_sync(webbrowser.open, link)
+
+
+async def _wait_for_signal(services: trio.Nursery) -> None:
+    """Return at the first SIGTERM or Ctrl-C; a second one ends everything at once."""
+    arrived = trio.Event()
+
+    async def listen() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                if arrived.is_set():
+                    _log.warning("stopping at once")
+                    services.cancel_scope.cancel()
+                _log.info("stopping")
+                arrived.set()
+
+    services.start_soon(listen)
+    await arrived.wait()

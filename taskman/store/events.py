@@ -1,0 +1,133 @@
+"""The event hub of a server: one subscription to the store's events, fanned out to whoever listens here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from ..errors import StoreUnavailable
+from ..model.events import Event, parse_event
+from .connection import Connection
+from .keys import Keys
+from .pubsub import Message, PubSub, Subscription
+
+__all__ = ["Batch", "EventHub", "Listener"]
+
+_BUFFER = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one change in the store announced. `id` is the stream id to resume after.
+
+    `gap`: events before this batch may have been missed, and whoever keeps state must read it afresh.
+    """
+
+    id: str
+    events: tuple[Event, ...]
+    gap: bool = False
+
+
+class Listener:
+    """Receives batches in order; a slow one gets a gap instead of an unbounded queue."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Batch](_BUFFER)
+        self._overflowed = False
+
+    def offer(self, batch: Batch) -> None:
+        """Queue a batch, or note that one was dropped."""
+        if self._overflowed:
+            batch = Batch(batch.id, batch.events, gap=True)
+        try:
+            self._send.send_nowait(batch)
+            self._overflowed = False
+        except trio.WouldBlock:
+            self._overflowed = True
+
+    async def receive(self) -> Batch:
+        """The next batch. Cancellation loses nothing."""
+        return await self._receive.receive()
+
+    def receive_waiting(self) -> list[Batch]:
+        """The batches that wait already."""
+        waiting = []
+        while self._receive.statistics().current_buffer_used:
+            waiting.append(self._receive.receive_nowait())
+        return waiting
+
+    def __aiter__(self) -> Listener:
+        return self
+
+    async def __anext__(self) -> Batch:
+        return await self.receive()
+
+
+class EventHub:
+    """Follows the events of a shard for as long as `run` runs."""
+
+    def __init__(self, connection: Connection, pubsub: PubSub, keys: Keys) -> None:
+        self._connection, self._pubsub, self._keys = connection, pubsub, keys
+        self._listeners: set[Listener] = set()
+        self.last_id = "0-0"
+
+    @contextmanager
+    def listen(self) -> Iterator[Listener]:
+        """A listener that gets everything from now on."""
+        listener = Listener()
+        self._listeners.add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners.discard(listener)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the store's events for ever; ready once subscribed."""
+        async with self._pubsub.subscribe(self._keys.events) as subscription:
+            newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+            self.last_id = newest[0][0].decode() if newest else "0-0"
+            task_status.started()
+            await self._follow(subscription)
+
+    async def _follow(self, subscription: Subscription) -> None:
+        async for message in subscription:
+            if isinstance(message, Message):
+                entry_id, _, body = message.payload.decode().partition("\n")
+                self._deliver(_batch(entry_id, body))
+            else:
+                await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        """After a gap: everybody is told, for what was missed may be more than the stream still holds."""
+        try:
+            newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+        except StoreUnavailable:
+            return  # the next reconnection brings another gap
+        self.last_id = newest[0][0].decode() if newest else "0-0"
+        self._deliver(Batch(self.last_id, (), gap=True))
+
+    def _deliver(self, batch: Batch) -> None:
+        self.last_id = batch.id
+        for listener in self._listeners:
+            listener.offer(batch)
+
+    async def since(self, last_id: str, limit: int = 1000) -> list[Batch] | None:
+        """The batches after `last_id`, at most `limit`; None when some of them have been trimmed away."""
+        oldest = await self._connection.execute("XRANGE", self._keys.events, "-", "+", "COUNT", 1)
+        if oldest and _order(oldest[0][0].decode()) > _order(last_id):
+            return None
+        reply = await self._connection.execute("XRANGE", self._keys.events, f"({last_id}", "+", "COUNT", limit)
+        return [_batch(entry_id.decode(), fields[1].decode()) for entry_id, fields in reply]
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    at, _, seq = entry_id.partition("-")
+    return int(at), int(seq or 0)
+
+
+def _batch(entry_id: str, body: str) -> Batch:
+    parsed = (parse_event(line) for line in body.split("\n"))
+    return Batch(entry_id, tuple(event for event in parsed if event is not None))

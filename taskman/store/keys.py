@@ -1,0 +1,88 @@
+"""Every key, its type and what is in it. All keys of a shard begin with its prefix, which carries the hash tag.
+
+The scripts build the same names from the prefix; a test compares them with PATTERNS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PATTERNS", "Keys"]
+
+PATTERNS: dict[str, str] = {
+    "run:<id>": "hash: spec, state, sig, priority, due, attempt, worker, history, task, result, error, lost",
+    "run:<id>:log": "stream: chunks of the log, ids attempt-seq; also the channel that tells of new ones",
+    "state:<state>": "zset, scores 0: ids of the runs in that state, in the order of their ids, so of time",
+    "ready:<signature>": "zset: queued runs by enqueue time less priority",
+    "signatures": "set: every signature that a run has had",
+    "delayed": "zset: scheduled runs by due time, epoch ms",
+    "leases": "zset: running and cancelling runs by the end of their lease, epoch ms",
+    "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
+    "tasks": "zset, scores 0: names of the tasks",
+    "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
+    "task:<name>:runs": "zset, scores 0: ids of the task's runs",
+    "task:<name>:ledger": "zset: outcome of each due instant, by that instant",
+    "events": "stream, about 10,000 entries: lines of events; also the channel that carries them",
+    "session:<digest>": "string with expiry: who is signed in",
+    "link:<digest>": "string with expiry: a sign-in link that works once",
+    "meta": "hash: version of this layout, number of shards",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The key names of one shard."""
+
+    shard: int = 0
+
+    @property
+    def prefix(self) -> str:
+        return f"tm:{{{self.shard}}}:"
+
+    @property
+    def events(self) -> str:
+        return self.prefix + "events"
+
+    @property
+    def signatures(self) -> str:
+        return self.prefix + "signatures"
+
+    @property
+    def leases(self) -> str:
+        return self.prefix + "leases"
+
+    @property
+    def schedules(self) -> str:
+        return self.prefix + "schedules"
+
+    @property
+    def tasks(self) -> str:
+        return self.prefix + "tasks"
+
+    @property
+    def meta(self) -> str:
+        return self.prefix + "meta"
+
+    def run(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}"
+
+    def log(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:log"
+
+    def state(self, state: str) -> str:
+        return f"{self.prefix}state:{state}"
+
+    def task(self, name: str) -> str:
+        return f"{self.prefix}task:{name}"
+
+    def task_runs(self, name: str) -> str:
+        return f"{self.prefix}task:{name}:runs"
+
+    def ledger(self, name: str) -> str:
+        return f"{self.prefix}task:{name}:ledger"
+
+    def session(self, digest: str) -> str:
+        return f"{self.prefix}session:{digest}"
+
+    def link(self, digest: str) -> str:
+        return f"{self.prefix}link:{digest}"

@@ -1,0 +1,18 @@
+-- cancel: scheduled, blocked, queued -> cancelled at once; running -> cancelling until the worker has ended it.
+-- KEYS[1] shard prefix
+-- ARGV[1] now, epoch ms   ARGV[2] run id   ARGV[3] by, percent-encoded
+-- Reply: {1 when something changed else 0, the state afterwards}; {0, ''} when there is no such run
+-- Safe to repeat: cancelling and final runs stay as they are.
+local run = load(ARGV[2])
+if not run then return {0, ''} end
+settling()
+local before = run.state
+if before == 'running' then
+  change(run, 'cancelling', 'requested', ARGV[3])
+elseif before == 'scheduled' or before == 'queued' or before == 'blocked' then
+  call('ZREM', P .. 'delayed', run.id)
+  call('ZREM', P .. 'ready:' .. run.sig, run.id)
+  change(run, 'cancelled', 'requested', ARGV[3])
+end
+flush()
+return {run.state == before and 0 or 1, run.state}

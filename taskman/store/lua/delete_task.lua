@@ -1,0 +1,17 @@
+-- delete_task: removes a task and its schedules; its runs stay.
+-- KEYS[1] shard prefix
+-- ARGV[1] now, epoch ms   ARGV[2] name
+-- Reply: 1 deleted, 0 there was none
+-- Safe to repeat.
+local name = ARGV[2]
+local key = P .. 'task:' .. name
+local fields = call('HKEYS', key)
+for _, field in ipairs(fields) do
+  local schedule = string.match(field, '^cursor:(.+)$')
+  if schedule then call('ZREM', P .. 'schedules', name .. ' ' .. schedule) end
+end
+call('DEL', key, key .. ':ledger')
+call('ZREM', P .. 'tasks', name)
+if #fields > 0 then announce('task', name, 'deleted') end
+flush()
+return #fields > 0 and 1 or 0

@@ -1,0 +1,280 @@
+"""Runs in Redis: submit, claim, extend, finish, cancel, reclaim, promote; and reading them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from ..errors import Conflict, NotFound, StoreError
+from ..model.ids import is_run_id
+from ..model.run import HistoryEntry, Run, RunSpec
+from ..model.states import State
+from .connection import Connection
+from .keys import Keys
+from .scripts import load_script
+
+__all__ = ["Assignment", "Outcome", "Page", "Promotion", "Runs", "Submission"]
+
+MAX_LOST = 3
+_SCAN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run to create; `due_ms` 0 means at once."""
+
+    id: str
+    spec: RunSpec
+    due_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A run that a worker has claimed, with the number of the fresh attempt."""
+
+    run_id: str
+    attempt: int
+    spec: RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: succeeded, failed, cancelled, released or lost."""
+
+    run_id: str
+    attempt: int
+    outcome: str
+    reason: str | None = None
+    result: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What the store says of time: now, and when something is due next (epoch ms, None: nothing is)."""
+
+    now_ms: int
+    promoted: int
+    next_run_ms: int | None
+    next_schedule_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some runs, newest first; `next_cursor` leads to the next page."""
+
+    runs: list[Run]
+    next_cursor: str | None
+
+
+class Runs:
+    """The runs of one shard.
+
+    Every call: StoreUnavailable when Redis cannot be reached. A cancelled call may have happened; all are safe to
+    repeat, except that what an unheard claim has claimed must run out its lease.
+    """
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection, self._keys = connection, keys
+
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
+        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
+
+    async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Run]:
+        """Transition new runs to queued, or to scheduled when they are due later. All or none are created.
+
+        Shape: one run for each submission, in order. Source: lua/submit.lua.
+        """
+        arguments: list[Any] = []
+        for one in submissions:
+            spec = one.spec
+            arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or "", spec.to_document()]
+        now, *created = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
+        return [
+            _fresh(one, now, by) if new else await self.get(one.id)
+            for one, new in zip(submissions, created, strict=True)
+        ]
+
+    async def claim(
+        self, worker: str, limit: int, signatures: Iterable[str], *, lease_ms: int, now_ms: int = 0
+    ) -> list[Assignment]:
+        """Transition up to `limit` ready runs from queued to running, for `worker`.
+
+        Atomic. Order: priority with ageing, then submission. Empty when nothing is ready.
+        Units: leases end `lease_ms` from now. Source: lua/claim.lua.
+        """
+        reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms)
+        return [
+            Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 2]))
+            for i in range(0, len(reply), 3)
+        ]
+
+    async def finish(self, worker: str, outcomes: Sequence[Outcome], *, now_ms: int = 0) -> list[str]:
+        """Transition runs to how their attempts ended; `released` and `lost` ones go back to the queue.
+
+        Shape: the state of each run afterwards, or `stale` where the attempt is no longer current.
+        Source: lua/finish.lua.
+        """
+        arguments: list[Any] = []
+        for one in outcomes:
+            result = b"" if one.result is None else _dump(one.result)
+            arguments += [one.run_id, one.attempt, one.outcome, one.reason or "-", result, one.error or ""]
+        reply = await self._script("finish", worker, *arguments, now_ms=now_ms)
+        return [state.decode() for state in reply]
+
+    async def extend(
+        self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0
+    ) -> list[str]:
+        """Renew the leases of (run id, attempt) pairs. Shape: keep, cancel or drop for each. Source: lua/extend.lua."""
+        flat = [part for pair in held for part in pair]
+        return [one.decode() for one in await self._script("extend", lease_ms, worker, *flat, now_ms=now_ms)]
+
+    async def cancel(self, run_id: str, *, by: str, now_ms: int = 0) -> State:
+        """Transition a waiting run to cancelled, a running one to cancelling. The state afterwards.
+
+        Raises: NotFound; Conflict when the run is final. Source: lua/cancel.lua.
+        """
+        changed, state = await self._script("cancel", _checked(run_id), quote(by), now_ms=now_ms)
+        if not state:
+            raise _unknown(run_id)
+        found = State(state.decode())
+        if not changed and found is not State.CANCELLING:
+            raise Conflict(f"run {run_id} is final ({found}): there is nothing left to cancel")
+        return found
+
+    async def promote(self, limit: int = 1000, *, now_ms: int = 0) -> Promotion:
+        """Transition scheduled runs that are due to queued. Source: lua/promote.lua."""
+        now, promoted, run, schedule = await self._script("promote", limit, now_ms=now_ms)
+        return Promotion(now, promoted, int(run) if run else None, int(schedule) if schedule else None)
+
+    async def reclaim_expired(self, limit: int = 200, *, now_ms: int = 0) -> int:
+        """Transition runs whose lease has run out back to queued, or to failed past their budget.
+
+        Shape: how many. Source: lua/reclaim.lua.
+        """
+        now = now_ms or await self.now()
+        due = await self._connection.execute("ZRANGEBYSCORE", self._keys.leases, "-inf", now, "LIMIT", 0, limit)
+        return int(await self._script("reclaim", "", MAX_LOST, *due, now_ms=now_ms)) if due else 0
+
+    async def reclaim_from(self, worker: str, *, now_ms: int = 0) -> int:
+        """Take back everything that this worker holds, because it is known to be gone. Source: lua/reclaim.lua."""
+        held = await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)
+        count = 0
+        for first in range(0, len(held), 500):
+            count += await self._script("reclaim", worker, MAX_LOST, *held[first : first + 500], now_ms=now_ms)
+        return count
+
+    async def now(self) -> int:
+        """Redis' clock, epoch ms."""
+        seconds, micros = await self._connection.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def signatures(self) -> list[str]:
+        """Every signature that a run has had."""
+        return [one.decode() for one in await self._connection.execute("SMEMBERS", self._keys.signatures)]
+
+    async def get(self, run_id: str) -> Run:
+        """The run of that id. Raises NotFound."""
+        found = await self.get_many([_checked(run_id)])
+        if not found:
+            raise _unknown(run_id)
+        return found[0]
+
+    async def get_many(self, run_ids: Sequence[str]) -> list[Run]:
+        """The runs of those ids that exist, in order."""
+        if not run_ids:
+            return []
+        commands = [("HGETALL", self._keys.run(run_id)) for run_id in run_ids]
+        replies = await self._connection.execute_many(commands)
+        return [_parse(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True) if _usable(reply)]
+
+    async def page(
+        self,
+        *,
+        states: Sequence[State] = (),
+        task: str | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page:
+        """Runs, newest first, that match every filter given. `cursor` is the last id of the page before."""
+        wanted = tuple(states) or tuple(State)
+        indexes = [self._keys.task_runs(task)] if task else [self._keys.state(state) for state in wanted]
+        runs: list[Run] = []
+        while len(runs) <= limit:
+            ids = await self._newest(indexes, cursor, _SCAN if task or type or queue else limit + 1)
+            if not ids:
+                break
+            cursor = ids[-1]
+            found = await self.get_many(ids)
+            runs += [run for run in found if _matches(run, wanted, task, type, queue)]
+        more = len(runs) > limit
+        return Page(runs[:limit], runs[limit - 1].id if more else None)
+
+    async def _newest(self, indexes: Sequence[str], cursor: str | None, limit: int) -> list[str]:
+        top = f"({cursor}" if cursor else "+"
+        commands = [("ZREVRANGEBYLEX", index, top, "-", "LIMIT", 0, limit) for index in indexes]
+        replies = await self._connection.execute_many(commands)
+        ids = {one.decode() for reply in replies if _usable(reply) for one in reply}
+        return sorted(ids, reverse=True)[:limit]
+
+    async def count_by_state(self) -> dict[State, int]:
+        """How many runs are in each state."""
+        replies = await self._connection.execute_many([("ZCARD", self._keys.state(state)) for state in State])
+        return {state: int(reply) for state, reply in zip(State, replies, strict=True)}
+
+
+def _matches(run: Run, states: Sequence[State], task: str | None, type: str | None, queue: str | None) -> bool:
+    return (
+        run.state in states
+        and (task is None or run.spec.task == task)
+        and (type is None or run.spec.type == type)
+        and (queue is None or run.spec.queue == queue)
+    )
+
+
+def _checked(run_id: str) -> str:
+    if not is_run_id(run_id):
+        raise NotFound(f"'{run_id}' is not a run id: they look like r0-01jd3k5v7y0123456789abcdef")
+    return run_id
+
+
+def _unknown(run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id}: `taskman runs list` shows the ones there are")
+
+
+def _usable(reply: Any) -> bool:
+    if isinstance(reply, StoreError):
+        raise reply
+    return bool(reply)
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _fresh(one: Submission, now_ms: int, by: str) -> Run:
+    later = one.due_ms > now_ms
+    state = State.SCHEDULED if later else State.QUEUED
+    history = (HistoryEntry(now_ms, state, None, 0, by),)
+    due_ms = one.due_ms if later else now_ms
+    return Run(id=one.id, spec=one.spec, state=state, attempt=0, worker=None, due_ms=due_ms, history=history)
+
+
+def _parse(run_id: str, reply: Sequence[bytes]) -> Run:
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    return Run(
+        id=run_id,
+        spec=RunSpec.from_document(fields[b"spec"]),
+        state=State(fields[b"state"].decode()),
+        attempt=int(fields[b"attempt"]),
+        worker=fields.get(b"worker", b"").decode() or None,
+        due_ms=int(fields[b"due"]),
+        history=tuple(HistoryEntry.parse(line) for line in fields[b"history"].decode().splitlines()),
+        result=json.loads(fields[b"result"]) if b"result" in fields else None,
+        error=fields[b"error"].decode() if b"error" in fields else None,
+    )

@@ -1,0 +1,49 @@
+"""The store: every noun over one connection, and the tasks that keep it alive."""
+
+from __future__ import annotations
+
+import trio
+
+from .checks import Fitness, check
+from .connection import Connection
+from .events import EventHub
+from .keys import Keys
+from .logs import Logs
+from .pubsub import PubSub
+from .runs import Runs
+from .sessions import Sessions
+from .tasks import Tasks
+
+__all__ = ["Store"]
+
+
+class Store:
+    """All that Taskman keeps in Redis.
+
+    Raises (constructor): ConfigError for a URL that cannot be understood.
+    """
+
+    def __init__(self, url: str) -> None:
+        keys = Keys()
+        self.connection, self.pubsub = Connection(url), PubSub(url)
+        self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
+        self.logs, self.sessions = Logs(self.connection, keys), Sessions(self.connection, keys)
+        self.events = EventHub(self.connection, self.pubsub, keys)
+        self.fitness = Fitness("", "volatile")
+        self._keys = keys
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the connections for ever; ready once Redis is reached, checked and subscribed to.
+
+        Cancellation closes the connections. Raises: StoreUnavailable, StoreUnsuitable.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.connection.run)
+            self.fitness = await check(self.connection, self._keys)
+            await nursery.start(self.pubsub.run)
+            await nursery.start(self.events.run)
+            task_status.started()
+
+    @property
+    def is_reachable(self) -> bool:
+        return self.connection.connected

@@ -1,0 +1,181 @@
+"""Tasks in Redis: save, read, delete; and firing their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Conflict, NotFound, StoreError
+from ..model.run import RunSpec
+from ..model.task import Task, TaskDefinition
+from .connection import Connection
+from .keys import Keys
+from .scripts import load_script
+
+__all__ = ["Due", "Fire", "LedgerEntry", "Tasks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A schedule that is due: its task, its number within the task, and the due instant (epoch ms)."""
+
+    task: str
+    schedule: int
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fire:
+    """One firing to commit. `missed_ms` are the first and last instants that nobody was there for."""
+
+    due: Due
+    revision: int
+    next_ms: int | None
+    fire_time_ms: int
+    run_id: str
+    spec: RunSpec
+    missed_ms: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """The one outcome of a due instant. A missed range reads from `since_ms` to `fire_time_ms`."""
+
+    fire_time_ms: int
+    outcome: str
+    schedule: int
+    run_id: str | None = None
+    since_ms: int | None = None
+
+
+class Tasks:
+    """The tasks of one shard. Every call: StoreUnavailable when Redis cannot be reached."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection, self._keys = connection, keys
+
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
+        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
+
+    async def save(self, definition: TaskDefinition, now_ms: int, *, revision: int | None = None) -> Task:
+        """Create or replace a task; its schedules owe nothing from before `now_ms`.
+
+        `revision` is the one it must have: 0 for a task that must be new, None for any.
+        Raises: Conflict. Source: lua/save_task.lua.
+        """
+        cursors: list[int] = []
+        for number, schedule in enumerate(definition.schedules):
+            due = schedule.next(now_ms) if definition.enabled else None
+            cursors += [number, due] if due is not None else []
+        document = definition.to_document()
+        expected = "" if revision is None else revision
+        enabled = int(definition.enabled)
+        found, extra = await self._script("save_task", definition.name, expected, document, enabled, *cursors)
+        if found == -1 and revision == 0:
+            raise Conflict(f"there is a task '{definition.name}' already: choose another name, or edit that one")
+        if found == -1:
+            raise Conflict(f"task '{definition.name}' was changed meanwhile: look at revision {extra} first")
+        next_ms = min(cursors[1::2], default=None)
+        return Task(definition=definition, revision=found, created_ms=extra, updated_ms=now_ms, next_ms=next_ms)
+
+    async def delete(self, name: str) -> None:
+        """Remove a task and its schedules; its runs stay. Raises NotFound. Source: lua/delete_task.lua."""
+        if not await self._script("delete_task", name):
+            raise _unknown(name)
+
+    async def get(self, name: str) -> Task:
+        """The task of that name. Raises NotFound."""
+        found = await self.get_many([name])
+        if not found:
+            raise _unknown(name)
+        return found[0]
+
+    async def get_many(self, names: Sequence[str]) -> list[Task]:
+        """The tasks of those names that exist, in order."""
+        if not names:
+            return []
+        replies = await self._connection.execute_many([("HGETALL", self._keys.task(name)) for name in names])
+        return [_parse(reply) for reply in replies if _usable(reply)]
+
+    async def page(self, limit: int = 50, cursor: str | None = None) -> tuple[list[Task], str | None]:
+        """Tasks by name, after `cursor`; and the cursor of the next page."""
+        bottom = f"({cursor}" if cursor else "-"
+        command = ("ZRANGEBYLEX", self._keys.tasks, bottom, "+", "LIMIT", 0, limit + 1)
+        names = [one.decode() for one in await self._connection.execute(*command)]
+        return await self.get_many(names[:limit]), names[limit - 1] if len(names) > limit else None
+
+    async def names(self) -> list[str]:
+        """Every task's name, sorted; at most 10,000."""
+        command = ("ZRANGEBYLEX", self._keys.tasks, "-", "+", "LIMIT", 0, 10_000)
+        return [one.decode() for one in await self._connection.execute(*command)]
+
+    async def last_run_ids(self, names: Sequence[str]) -> list[str | None]:
+        """The id of each task's newest run."""
+        commands = [("ZREVRANGEBYLEX", self._keys.task_runs(name), "+", "-", "LIMIT", 0, 1) for name in names]
+        replies = await self._connection.execute_many(commands) if commands else []
+        return [reply[0].decode() if _usable(reply) else None for reply in replies]
+
+    async def due(self, now_ms: int, limit: int = 200) -> list[Due]:
+        """The schedules that are due, the longest overdue first."""
+        command = ("ZRANGEBYSCORE", self._keys.schedules, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, limit)
+        reply = await self._connection.execute(*command)
+        return [_parse_due(reply[i], reply[i + 1]) for i in range(0, len(reply), 2)]
+
+    async def fire(self, fire: Fire, *, now_ms: int = 0) -> bool:
+        """Record the outcome of a due instant, create its run and move the schedule on.
+
+        False when another server was first, or the task has changed. Source: lua/fire.lua.
+        """
+        spec, due = fire.spec, fire.due
+        missed = fire.missed_ms or ("", "")
+        reply = await self._script(
+            "fire",
+            *(due.task, due.schedule, fire.revision, due.due_ms, fire.next_ms or "", *missed),
+            *(fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.to_document()),
+            now_ms=now_ms,
+        )
+        return bool(reply)
+
+    async def forget_due(self, due: Due) -> None:
+        """Drop an entry of the schedule index whose task is gone."""
+        await self._connection.execute("ZREM", self._keys.schedules, f"{due.task} {due.schedule}")
+
+    async def ledger(self, name: str, limit: int = 50) -> list[LedgerEntry]:
+        """The outcomes of the task's due instants, newest first."""
+        reply = await self._connection.execute("ZREVRANGE", self._keys.ledger(name), 0, limit - 1)
+        return [_parse_ledger(one.decode()) for one in reply]
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"there is no task '{name}': `taskman tasks list` shows the ones there are")
+
+
+def _usable(reply: Any) -> bool:
+    if isinstance(reply, StoreError):
+        raise reply
+    return bool(reply)
+
+
+def _parse(reply: Sequence[bytes]) -> Task:
+    fields = dict(zip(reply[::2], reply[1::2], strict=True))
+    cursors = [int(value) for name, value in fields.items() if name.startswith(b"cursor:")]
+    return Task(
+        definition=TaskDefinition.from_document(fields[b"definition"]),
+        revision=int(fields[b"revision"]),
+        created_ms=int(fields[b"created"]),
+        updated_ms=int(fields[b"updated"]),
+        next_ms=min(cursors, default=None),
+    )
+
+
+def _parse_due(member: bytes, score: bytes) -> Due:
+    task, schedule = member.decode().split(" ")
+    return Due(task, int(schedule), int(float(score)))
+
+
+def _parse_ledger(member: str) -> LedgerEntry:
+    at, outcome, schedule, what = member.split(" ")
+    if outcome == "missed":
+        return LedgerEntry(int(at), outcome, int(schedule), since_ms=int(what))
+    return LedgerEntry(int(at), outcome, int(schedule), run_id=what)

@@ -1,0 +1,74 @@
+"""Reading what API requests carry: JSON bodies and query parameters, each with its clear refusal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from quart import request
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+
+from ...errors import Fault, InvalidInput, nearest
+from ...model.instants import parse_duration
+
+__all__ = ["check_query", "json_body", "limit_of", "number_of", "seconds_of", "trigger_of"]
+
+MAX_LIMIT = 1000
+MAX_WAIT_S = 300.0
+
+
+async def json_body(*, optional: bool = False) -> Any:
+    """The request's JSON. Raises UnsupportedMediaType (415) and BadRequest (400) that say what to send."""
+    data = await request.get_data()
+    if not data and optional:
+        return {}
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not UTF-8: send JSON in UTF-8") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BadRequest(f"the body is no JSON: {error.msg} ({where})") from None
+
+
+def check_query(*known: str) -> None:
+    """Refuse query parameters that would be ignored in silence."""
+    unknown = [name for name in request.args if name not in known]
+    if unknown:
+        sentence = "there is no parameter '{}'{}"
+        raise InvalidInput(Fault(f"?{name}", sentence.format(name, nearest(name, known))) for name in unknown)
+
+
+def number_of(name: str, default: int, least: int, most: int) -> int:
+    """A whole number from the query. Raises InvalidInput."""
+    text = request.args.get(name)
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise InvalidInput(f"'{name}' takes a whole number from {least} to {most}", f"?{name}")
+    return number
+
+
+def limit_of() -> int:
+    """The length of a page: 50 unless asked otherwise."""
+    return number_of("limit", 50, 1, MAX_LIMIT)
+
+
+def seconds_of(name: str, default: float = 0.0) -> float:
+    """A duration from the query, at most five minutes. Raises InvalidInput."""
+    text = request.args.get(name)
+    try:
+        return default if text is None else min(MAX_WAIT_S, parse_duration(text))
+    except ValueError as error:
+        raise InvalidInput(str(error), f"?{name}") from None
+
+
+def trigger_of() -> str:
+    """Whether the command line or another program asks."""
+    return "cli" if request.headers.get("User-Agent", "").startswith("taskman-cli") else "api"

@@ -1,0 +1,137 @@
+"""`/api/v1/runs`: create, list, look at, cancel, and read the log."""
+
+from __future__ import annotations
+
+import trio
+from quart import Blueprint, Response, make_response, request, url_for
+from quart.typing import ResponseReturnValue
+from werkzeug.exceptions import NotAcceptable
+
+from ...errors import InvalidInput, nearest
+from ...model.run import Run
+from ...model.states import State
+from ...store.pubsub import Message
+from .. import actions
+from ..auth import identity
+from ..logs import LogBody, LogEvents, LogReader, Position, as_bytes, as_ndjson
+from ..services import Services, services
+from ..sse import respond
+from .bodies import check_query, json_body, limit_of, number_of, seconds_of, trigger_of
+
+__all__ = ["blueprint"]
+
+blueprint = Blueprint("runs_api", __name__, url_prefix="/runs")
+
+
+@blueprint.post("")
+async def create() -> ResponseReturnValue:
+    """Create a run: 201 with its address."""
+    run = await actions.create_run(services(), await json_body(), by=identity().by, trigger=trigger_of())
+    return created(run)
+
+
+def created(run: Run) -> ResponseReturnValue:
+    """The answer to a request that has made a run."""
+    return run.to_json(detail=True), 201, {"Location": url_for("api.runs_api.show", run_id=run.id)}
+
+
+@blueprint.get("")
+async def index() -> ResponseReturnValue:
+    """Runs, newest first."""
+    check_query("state", "task", "type", "queue", "limit", "cursor")
+    page = await services().store.runs.page(
+        states=[_state(name) for name in request.args.getlist("state")],
+        task=request.args.get("task"),
+        type=request.args.get("type"),
+        queue=request.args.get("queue"),
+        limit=limit_of(),
+        cursor=request.args.get("cursor"),
+    )
+    return {"items": [run.to_json() for run in page.runs], "next_cursor": page.next_cursor}
+
+
+def _state(name: str) -> State:
+    try:
+        return State(name)
+    except ValueError:
+        known = ", ".join(State)
+        raise InvalidInput(f"there is no state '{name}'{nearest(name, State)} (known: {known})", "?state") from None
+
+
+@blueprint.get("/<run_id>")
+async def show(run_id: str) -> ResponseReturnValue:
+    """One run with its attempts and history; `?wait=30` waits that long for its end."""
+    check_query("wait")
+    run = await services().store.runs.get(run_id)
+    if (wait_s := seconds_of("wait")) and not run.is_final:
+        run = await _wait(services(), run, wait_s)
+    return run.to_json(detail=True)
+
+
+async def _wait(services: Services, run: Run, wait_s: float) -> Run:
+    store = services.store
+    with trio.move_on_after(wait_s) as timer:
+        services.drain.watch(timer.cancel)
+        try:
+            async with store.pubsub.subscribe(store.logs.channel(run.id)) as hints:
+                run = await store.runs.get(run.id)
+                while not run.is_final:
+                    hint = await anext(hints)
+                    if not isinstance(hint, Message) or hint.payload == b"end":
+                        run = await store.runs.get(run.id)
+        finally:
+            services.drain.unwatch(timer.cancel)
+    return run if run.is_final else await store.runs.get(run.id)
+
+
+@blueprint.post("/<run_id>/cancel")
+async def cancel(run_id: str) -> ResponseReturnValue:
+    """Cancel: at once while it waits, as soon as its processes are gone while it runs."""
+    body = await json_body(optional=True)
+    if body not in ({}, {"force": False}):
+        raise InvalidInput("send nothing, or an empty object", "")
+    await actions.cancel_run(services(), run_id, by=identity().by)
+    return (await services().store.runs.get(run_id)).to_json(detail=True), 202
+
+
+@blueprint.get("/<run_id>/log")
+async def log(run_id: str) -> ResponseReturnValue:
+    """The log of an attempt, as text, NDJSON or server-sent events by the Accept header."""
+    check_query("attempt", "after", "tail", "follow")
+    run = await services().store.runs.get(run_id)
+    start = await _start(run)
+    kinds = ["text/plain", "application/x-ndjson", "text/event-stream"]
+    kind = request.accept_mimetypes.best_match(kinds, default="" if request.accept_mimetypes else kinds[0])
+    if not kind:
+        raise NotAcceptable(f"the log comes as {', '.join(kinds)}")
+    follow = kind == "text/event-stream" or number_of("follow", 0, 0, 1) == 1
+    reader = await LogReader(services().store, run, start, follow=follow).open()
+    if kind == "text/event-stream":
+        return await respond(LogEvents(reader), services().drain)
+    return await _plain(reader, kind)
+
+
+async def _start(run: Run) -> Position:
+    """Where to begin: after a line, `after=17` or `after=2-17` with the attempt, or with the last lines."""
+    given = request.headers.get("Last-Event-ID") or request.args.get("after", "")
+    attempt, dash, line = given.rpartition("-")
+    try:
+        position = Position(int(attempt) if dash else 0, int(line or 0))
+    except ValueError:
+        raise InvalidInput("'after' takes a line number, or attempt-line such as 2-17", "?after") from None
+    chosen = number_of("attempt", position.attempt or max(run.attempt, 1), 1, max(run.attempt, 1))
+    if tail := number_of("tail", 0, 0, 1_000_000):
+        return Position(chosen, await services().store.logs.line_before_tail(run.id, chosen, tail))
+    return Position(chosen, position.line)
+
+
+async def _plain(reader: LogReader, kind: str) -> Response:
+    form = as_bytes if kind == "text/plain" else as_ndjson
+    response = await make_response(b"", 200)
+    assert isinstance(response, Response)
+    response.response = LogBody(reader, form, services().drain)
+    response.headers.pop("Content-Length", None)
+    response.content_type = f"{kind}; charset=utf-8" if kind == "text/plain" else kind
+    response.headers["X-Accel-Buffering"] = "no"
+    response.timeout = None
+    return response

@@ -1,0 +1,72 @@
+"""`/api/v1/tasks`: create, list, look at, replace, delete, run now."""
+
+from __future__ import annotations
+
+from quart import Blueprint, request, url_for
+from quart.typing import ResponseReturnValue
+
+from ...errors import InvalidInput
+from ...model.task import Task
+from .. import actions
+from ..auth import identity
+from ..services import services
+from .bodies import check_query, json_body, limit_of, trigger_of
+from .runs import created
+
+__all__ = ["blueprint"]
+
+blueprint = Blueprint("tasks_api", __name__, url_prefix="/tasks")
+
+
+@blueprint.post("")
+async def create() -> ResponseReturnValue:
+    """Create a task: 201 with its address; 409 when the name is taken."""
+    task = await actions.save_task(services(), await json_body(), must_be_new=True)
+    return _shown(task, 201)
+
+
+def _shown(task: Task, status: int = 200) -> ResponseReturnValue:
+    headers = {"ETag": f'"{task.revision}"'}
+    if status == 201:
+        headers["Location"] = url_for("api.tasks_api.show", name=task.name)
+    return task.to_json(), status, headers
+
+
+@blueprint.get("")
+async def index() -> ResponseReturnValue:
+    """Tasks by name."""
+    check_query("limit", "cursor")
+    tasks, cursor = await services().store.tasks.page(limit_of(), request.args.get("cursor"))
+    return {"items": [task.to_json() for task in tasks], "next_cursor": cursor}
+
+
+@blueprint.get("/<name>")
+async def show(name: str) -> ResponseReturnValue:
+    """One task."""
+    check_query()
+    return _shown(await actions.get_task(services(), name))
+
+
+@blueprint.put("/<name>")
+async def replace(name: str) -> ResponseReturnValue:
+    """Create or replace a task; its schedules owe nothing from before."""
+    body = await json_body()
+    if isinstance(body, dict) and body.setdefault("name", name) != name:
+        raise InvalidInput(f"the address names '{name}': leave 'name' out, or write the same", "/name")
+    task = await actions.save_task(services(), body, must_be_new=False)
+    return _shown(task, 201 if task.revision == 1 else 200)
+
+
+@blueprint.delete("/<name>")
+async def delete(name: str) -> ResponseReturnValue:
+    """Delete a task and its schedules; its runs stay."""
+    await actions.get_task(services(), name)
+    await services().store.tasks.delete(name)
+    return "", 204
+
+
+@blueprint.post("/<name>/runs")
+async def run_now(name: str) -> ResponseReturnValue:
+    """Run a task now, with what the body changes."""
+    body = await json_body(optional=True)
+    return created(await actions.run_task(services(), name, body, by=identity().by, trigger=trigger_of()))

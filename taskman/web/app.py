@@ -1,0 +1,31 @@
+"""The web application: blueprints, templates, error pages. Served by taskman.web.serving, behind the guard."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import FileSystemLoader
+from quart_trio import QuartTrio
+
+from . import health
+from .api import blueprint as api
+from .pages import blueprints, prepare
+from .services import Services
+
+__all__ = ["create_app"]
+
+BODY_LIMIT = 16 * 1024 * 1024
+
+
+def create_app(services: Services) -> QuartTrio:
+    """The application with its services; nothing runs in it but requests."""
+    app = QuartTrio("taskman.web", static_folder=str(files("taskman.web") / "static"), static_url_path="/static")
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.config["BODY_TIMEOUT"] = 60
+    app.extensions["taskman"] = services
+    app.jinja_loader = FileSystemLoader(str(files("taskman.templates")))
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    for blueprint in (health.blueprint, api, *blueprints):
+        app.register_blueprint(blueprint)
+    prepare(app)
+    return app

@@ -1,0 +1,216 @@
+"""Reading a run's log from any line on, and following it while it grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import trio
+from quart.wrappers.response import ResponseBody
+
+from ..errors import StoreUnavailable
+from ..model.loglines import LogLine, split_lines
+from ..model.run import Run
+from ..store.logs import Chunk
+from ..store.pubsub import GAP, Message, Subscription
+from ..store.store import Store
+from .serving import Drain
+from .sse import encode
+
+__all__ = ["LogBody", "LogEvents", "LogReader", "Position", "as_bytes", "as_events", "as_ndjson", "lines_of"]
+
+_CHUNKS = 64
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a log: after this line of this attempt."""
+
+    attempt: int
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some chunks of one attempt, and the line that the reader has seen already."""
+
+    attempt: int
+    chunks: list[Chunk]
+    after: int
+
+
+class LogReader:
+    """Yields a run's log in parts, in order, without a gap or a repeat.
+
+    With `follow` it goes on until the run is final, also into later attempts; leave it by `close`.
+    """
+
+    def __init__(self, store: Store, run: Run, start: Position, *, follow: bool) -> None:
+        self._store, self._run_id, self._follow = store, run.id, follow
+        self._attempt, self._after = start.attempt, start.line
+        self._latest = run.attempt
+        self._seq = 0
+        self._final = run.is_final
+        self._located = start.line == 0
+        self._hints: Subscription | None = None
+
+    async def open(self) -> LogReader:
+        """Subscribe to what is to come. Raises StoreUnavailable."""
+        if self._follow and not self._final:
+            channel = self._store.logs.channel(self._run_id)
+            self._hints = await self._store.pubsub.join(channel)
+            await self._look()
+        return self
+
+    def close(self) -> None:
+        """Unsubscribe. Safe to repeat."""
+        if self._hints is not None:
+            self._hints.leave()
+
+    async def receive(self) -> Part:
+        """The next part. Cancellation loses nothing. Raises trio.EndOfChannel at the end."""
+        while True:
+            try:
+                part = await self._read()
+            except StoreUnavailable:
+                if not self._follow:
+                    raise
+                await trio.sleep(_RETRY_S)
+                continue
+            if part is not None:
+                return part
+            if self._follow and self._attempt < self._latest:
+                self._attempt, self._seq, self._after = self._attempt + 1, 0, 0
+            elif self._hints is None or self._final:
+                raise trio.EndOfChannel
+            else:
+                await self._wait(self._hints)
+
+    async def _read(self) -> Part | None:
+        if not self._located:
+            self._seq = await self._store.logs.seq_before_line(self._run_id, self._attempt, self._after + 1)
+            self._located = True
+        while chunks := await self._store.logs.read(self._run_id, self._attempt, self._seq, _CHUNKS):
+            part = Part(self._attempt, chunks, self._after)
+            self._seq = chunks[-1].seq
+            if any(line.line > self._after for line in split_chunk(chunks[-1])):
+                return part
+        return None
+
+    async def _wait(self, hints: Subscription) -> None:
+        """Until there may be more; hints of what has been read already are passed over."""
+        async for hint in hints:
+            if hint is GAP:
+                await self._look()
+                return
+            if isinstance(hint, Message) and self._is_news(hint.payload.decode()):
+                return
+        self._final = True
+
+    def _is_news(self, hint: str) -> bool:
+        if hint == "end":
+            self._final = True
+            return True
+        attempt, _, seq = hint.partition("-")
+        self._latest = max(self._latest, int(attempt))
+        return (int(attempt), int(seq)) > (self._attempt, self._seq)
+
+    async def _look(self) -> None:
+        try:
+            run = await self._store.runs.get(self._run_id)
+        except StoreUnavailable:
+            return  # the next hint or gap tells
+        self._latest, self._final = run.attempt, run.is_final
+
+
+def split_chunk(chunk: Chunk) -> Iterator[LogLine]:
+    """The lines of a chunk."""
+    return split_lines(chunk.first_line, chunk.at_ms, chunk.stream, chunk.data)
+
+
+def lines_of(part: Part) -> Iterable[LogLine]:
+    """The lines of a part that the reader has not seen."""
+    return (line for chunk in part.chunks for line in split_chunk(chunk) if line.line > part.after)
+
+
+def as_bytes(part: Part) -> bytes:
+    """The output exactly as it came."""
+    if not part.after:
+        return b"".join(chunk.data for chunk in part.chunks)
+    return b"".join(line.data + (b"" if line.partial else b"\n") for line in lines_of(part))
+
+
+def as_ndjson(part: Part) -> bytes:
+    """One JSON object a line."""
+    return b"".join(
+        json.dumps(line.to_json(part.attempt), ensure_ascii=False).encode() + b"\n" for line in lines_of(part)
+    )
+
+
+def as_events(part: Part) -> bytes:
+    """Server-sent events, whose ids `attempt-line` are places to go on from."""
+    return b"".join(
+        encode("line", json.dumps(line.to_json(part.attempt), ensure_ascii=False), f"{part.attempt}-{line.line}")
+        for line in lines_of(part)
+    )
+
+
+class LogBody(ResponseBody):
+    """The body of a plain response: the log in `form`, to the end of what the reader reads.
+
+    A drain of the server breaks it off, so that whoever follows comes back to another server.
+    """
+
+    def __init__(self, reader: LogReader, form: Callable[[Part], bytes], drain: Drain) -> None:
+        self._reader, self._form, self._drain = reader, form, drain
+        self._waiting = trio.CancelScope()
+
+    async def __aenter__(self) -> LogBody:
+        self._drain.watch(self._interrupt)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._drain.unwatch(self._interrupt)
+        self._reader.close()
+
+    def __aiter__(self) -> LogBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._drain.started:
+            raise ConnectionAbortedError("the server is stopping")
+        with trio.CancelScope() as self._waiting:
+            try:
+                return self._form(await self._reader.receive())
+            except trio.EndOfChannel:
+                raise StopAsyncIteration from None
+        raise ConnectionAbortedError("the server is stopping")
+
+    def _interrupt(self) -> None:
+        self._waiting.cancel()
+
+
+class LogEvents:
+    """A source of server-sent events: the lines in `form`, then `eof`."""
+
+    def __init__(self, reader: LogReader, form: Callable[[Part], bytes] = as_events) -> None:
+        self._reader, self._form, self._ended = reader, form, False
+
+    async def receive(self) -> bytes:
+        """See taskman.web.sse.Source."""
+        if self._ended:
+            raise trio.EndOfChannel
+        try:
+            return self._form(await self._reader.receive())
+        except trio.EndOfChannel:
+            self._ended = True
+            return encode("eof", "")
+
+    def close(self) -> None:
+        """See taskman.web.sse.Source."""
+        self._reader.close()

@@ -1,0 +1,32 @@
+"""What every part of the web server works with, made once by the assembly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from quart import current_app
+
+from ..plugins import PluginRegistry
+from ..store.store import Store
+from .serving import Drain
+
+__all__ = ["Services", "services"]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`tokens` maps the SHA-256 of each bootstrap token to its name; `secret_key` signs form tokens."""
+
+    store: Store
+    registry: PluginRegistry
+    drain: Drain
+    timezone: str
+    tokens: Mapping[bytes, str]
+    secret_key: bytes
+
+
+def services() -> Services:
+    """The services of the application that answers this request."""
+    return cast(Services, current_app.extensions["taskman"])
