@@ -29,7 +29,10 @@ def known_task(client: Client, name: str, otherwise: str = "taskman tasks list")
     except RequestRefused as error:
         if error.status != 404 or error.code == "stranger":
             raise
-        advice = retyped(name, _task_names(client)) or f"\n  {otherwise}"
+        names = _task_names(client)
+        if name in names:
+            raise
+        advice = retyped(name, names) or f"\n  {otherwise}"
         raise NotFound(f"there is no task '{name}'{advice}") from None
 
 

@@ -27,8 +27,9 @@ def parse_duration(value: object) -> float:
 
 
 def _read_units(text: str) -> float:
-    parts = _DURATION.findall(text)
-    if parts and "".join(number + unit for number, unit in parts) == text.replace(" ", ""):
+    together = text.replace(" ", "")
+    parts = _DURATION.findall(together)
+    if parts and "".join(number + unit for number, unit in parts) == together:
         return sum(float(number) * _UNITS[unit] for number, unit in parts)
     try:
         return float(text)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import signal
 import socket
@@ -176,7 +175,7 @@ class _Shim:
     def __init__(self, process: trio.Process, lifeline: socket.socket) -> None:
         self.process, self._lifeline = process, lifeline
         self.busy = False  # it may have a tree
-        self.idle_since = -math.inf
+        self.idle_since = -1.0  # never
         self._frames = shim_program.Frames()
         self._received: list[list[bytes]] = []
 
@@ -202,7 +201,7 @@ class _Shim:
             try:
                 await self.send(request, fds)
             except ShimLost:
-                if self.idle_since == -math.inf:
+                if self.idle_since < 0:
                     raise  # a fresh one: the next would fare no better
                 return False
             words = await self.receive()
@@ -264,10 +263,7 @@ class _Pipes:
 
 
 class _Reader:
-    """Reads an output pipe to its end; from when the tree is gone, only what is in it.
-
-    A process outside the tree may have been given the pipe, over a socket say, and its end might never come.
-    """
+    """Reads an output pipe to its end; once the tree is gone, only what is in it, as a stranger may hold it open."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name, self._fd = name, fd
@@ -333,7 +329,7 @@ class _Tree:
             for reader in self._pipes.readers:
                 nursery.start_soon(self._pass_on, reader)
             if self._pipes.stdin is not None:
-                nursery.start_soon(self._feed, self._pipes.stdin, self.spec.stdin or b"")
+                nursery.start_soon(self._feed, self._pipes.stdin, memoryview(self.spec.stdin or b""))
             await self._wait_until_gone()
             self._gone = True
             self._feeding.cancel()
@@ -361,8 +357,7 @@ class _Tree:
                 await self.stop()
             await trio.lowlevel.checkpoint()  # the callback need not be one
 
-    async def _feed(self, fd: int, rest: bytes | memoryview) -> None:
-        rest = memoryview(rest)
+    async def _feed(self, fd: int, rest: memoryview) -> None:
         with self._pipes.feeding, self._feeding, contextlib.suppress(BrokenPipeError):  # it may not want all
             while rest:
                 try:
@@ -386,9 +381,8 @@ def _sweep(env: Mapping[str, str]) -> None:
 
     Not found is what has cleared its environment and lost its parent as well.
     """
-    names = ("TASKMAN_RUN_ID", "TASKMAN_ATTEMPT") if "TASKMAN_RUN_ID" in env else ()
-    marks = {os.fsencode(f"{name}={env[name]}") for name in names if name in env}
-    for _ in range(SWEEP_ROUNDS if marks else 0):
+    marks = {os.fsencode(f"{name}={env[name]}") for name in ("TASKMAN_RUN_ID", "TASKMAN_ATTEMPT") if name in env}
+    for _ in range(SWEEP_ROUNDS if "TASKMAN_RUN_ID" in env else 0):
         table = shim_program.processes()
         marked = {process.pid for process in table if _has_marks(process.pid, marks)}
         if not marked:

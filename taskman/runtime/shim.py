@@ -22,11 +22,14 @@ The fds of `spawn` are stdout, stderr and, where the process shall not read /dev
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
+import pwd
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -137,9 +140,7 @@ def members() -> list[Process]:
 
 def become_subreaper() -> bool:
     """Ask the kernel to hand over every descendant that loses its parent; False where it cannot."""
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
+    with contextlib.suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     return False
 
@@ -254,9 +255,6 @@ def start(argv: list[bytes], cwd: bytes, env: dict[bytes, bytes], user: str, fds
 
 def start_as(user: str, argv: list[bytes], env: dict[bytes, bytes], fds: list[int]) -> int:
     """Start the main process as `user`, with all groups of that user. Only root can."""
-    import pwd
-    import subprocess  # slow to import, and seldom needed
-
     try:
         account = pwd.getpwnam(user)
     except KeyError:
@@ -314,7 +312,8 @@ class Shim:
         """Loop until the worker is gone and its tree too."""
         while self._tree or not self._worker_gone:
             for fd, _ in self._poll.poll(self._patience_ms()):
-                self._handlers.get(fd, int)()  # the one before may have lost the worker
+                if fd in self._handlers:  # the one before may have lost the worker
+                    self._handlers[fd]()
             if self._tree and self._tree.reap():
                 tree, self._tree = self._tree, None
                 self._send(b"exited", b"%d" % (tree.exit_code or 0), b"%f" % tree.cpu_s, b"%d" % tree.max_rss_bytes)
@@ -331,7 +330,7 @@ class Shim:
         return max(0.0, (self._tree.kill_at - time.monotonic()) * 1000)
 
     def _receive(self) -> None:
-        data, fds = b"", []
+        data, fds = b"", list[int]()
         with contextlib.suppress(ConnectionResetError):
             data, fds, _, _ = socket.recv_fds(self._lifeline, 1 << 18, 3, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
         for fd in fds:

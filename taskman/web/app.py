@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib.resources import files
 
 from jinja2 import FileSystemLoader
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from . import health
 from .api import blueprint as api
 from .pages import blueprints, prepare
+from .problems import problem_of
 from .services import Services
 
 __all__ = ["create_app"]
@@ -25,7 +27,16 @@ def create_app(services: Services) -> QuartTrio:
     app.extensions["taskman"] = services
     app.jinja_loader = FileSystemLoader(str(files("taskman.templates")))
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.before_request(_refuse_unknown_addresses)
     for blueprint in (health.blueprint, api, *blueprints):
         app.register_blueprint(blueprint)
     prepare(app)
     return app
+
+
+async def _refuse_unknown_addresses() -> Response | None:
+    """An address or method that the API does not have belongs to no blueprint, whose handlers would see to it."""
+    unmatched = request.routing_exception
+    if unmatched is None or not request.path.startswith("/api/"):
+        return None
+    return problem_of(unmatched)

@@ -161,7 +161,7 @@ def as_events(part: Part) -> bytes:
 class LogBody(ResponseBody):
     """The body of a plain response: the log in `form`, to the end of what the reader reads.
 
-    A drain of the server breaks it off, so that whoever follows comes back to another server.
+    A drain of the server ends it early: whoever follows asks for the run, and comes back if that is not final.
     """
 
     def __init__(self, reader: LogReader, form: Callable[[Part], bytes], drain: Drain) -> None:
@@ -182,14 +182,16 @@ class LogBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        if self._drain.started:
-            raise ConnectionAbortedError("the server is stopping")
-        with trio.CancelScope() as self._waiting:
-            try:
-                return self._form(await self._reader.receive())
-            except trio.EndOfChannel:
-                raise StopAsyncIteration from None
-        raise ConnectionAbortedError("the server is stopping")
+        if not self._drain.started:
+            with trio.CancelScope() as self._waiting:
+                return self._form(await self._next_part())
+        raise StopAsyncIteration
+
+    async def _next_part(self) -> Part:
+        try:
+            return await self._reader.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
 
     def _interrupt(self) -> None:
         self._waiting.cancel()

@@ -1,0 +1,32 @@
+"""Specs, runs, and the attempts that their history tells of."""
+
+from __future__ import annotations
+
+from taskman.model.run import HistoryEntry, Run, RunSpec
+from taskman.model.states import EVENTS, FINAL, State
+
+
+def test_a_spec_reads_back_the_same_and_leaves_out_its_defaults() -> None:
+    spec = RunSpec(type="shell", params={"command": "ü"}, priority=3, requires={"gpu": "yes"})
+    assert RunSpec.from_document(spec.to_document()) == spec
+    assert RunSpec(type="x", params={}).to_document() == b'{"type":"x","params":{}}'
+    assert RunSpec.from_document(b'{"type":"x","params":{},"of_a_newer_version":1}').type == "x"
+
+
+def test_attempts_are_read_from_the_history() -> None:
+    lines = ["1 queued - 0 a", "2 running - 1 worker:w1", "3 queued lost 1 watchdog", "4 running - 2 worker:w2"]
+    lines += ["5 cancelling requested 2 user:A%20B", "6 cancelled requested 2 worker:w2"]
+    history = tuple(HistoryEntry.parse(line) for line in lines)
+    spec = RunSpec(type="x", params={})
+    run = Run(id="r", spec=spec, state=State.CANCELLED, attempt=2, worker="w2", due_ms=1, history=history)
+    assert [(one.number, one.worker, one.state, one.finished_ms) for one in run.attempts] == [
+        (1, "w1", "lost", 3),
+        (2, "w2", "cancelled", 6),
+    ]
+    assert (run.created_ms, run.started_ms, run.finished_ms) == (1, 4, 6)
+    assert history[4].by == "user:A B"
+
+
+def test_no_event_leads_out_of_a_final_state() -> None:
+    for name, (sources, _) in EVENTS.items():
+        assert not sources & FINAL, name
