@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
@@ -86,12 +86,12 @@ def registry() -> PluginRegistry:
 
 
 @pytest.fixture
-async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery) -> AsyncIterator[Worker]:
+async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery) -> Worker:
     link = LocalLink(store, "w1", sorted(registry.task_types))
     worker = Worker(link, registry, slots=8)
     await nursery.start(link.run)
     await nursery.start(worker.run)
-    yield worker
+    return worker
 
 
 async def submit(store: Store, what: str, value: Any = None, **options: Any) -> str:
