@@ -8,8 +8,7 @@ import signal
 import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,10 +29,13 @@ from .runtime.worker import Worker
 from .store.embedded import EmbeddedRedis
 from .store.store import Store
 from .web.app import create_app
+from .web.asgi import App
 from .web.auth import digest
+from .web.drain import Drain
 from .web.guard import Guard, allowed_hosts
+from .web.listening import bound_urls, open_sockets
 from .web.services import Services
-from .web.serving import App, Drain, bound_urls, open_sockets, serve, settle_garbage_collector
+from .web.serving import serve, settle_garbage_collector
 
 __all__ = ["main"]
 
@@ -84,22 +86,18 @@ async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: boo
     directory = credentials.prepare_directory(config)
     sockets = open_sockets(addresses)
     with worker_identity(directory / "workers") as worker_id:
-        async with _redis(config, directory) as url, trio.open_nursery() as base:
-            store = Store(url)
+        async with AsyncExitStack() as stack:
+            redis = None
+            if not config.redis_url:
+                redis = await stack.enter_async_context(EmbeddedRedis(directory / "redis"))
+            base = await stack.enter_async_context(trio.open_nursery())
+            if redis is not None:
+                base.start_soon(redis.watch)
+            store = Store(redis.url if redis else config.redis_url)
             await base.start(store.run)
             parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id)
             await _run_services(parts, open_browser=open_browser, greet=greet)
             base.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _redis(config: Config, directory: Path) -> AsyncIterator[str]:
-    """The URL of the Redis to use; an embedded one runs for as long as the block."""
-    if config.redis_url:
-        yield config.redis_url
-        return
-    async with EmbeddedRedis(directory / "redis") as redis:
-        yield redis.url
 
 
 async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> None:

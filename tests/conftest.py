@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from harness import Server
+from harness import Server, eventually
 
-from taskman.store.embedded import EmbeddedRedis
+from taskman.store.embedded import EmbeddedRedis, find_redis_binary
 from taskman.store.store import Store
 
 
@@ -34,6 +35,26 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def server(make_server: Callable[..., Server]) -> Server:
     """A running server."""
     return make_server()
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[Callable[..., tuple[str, subprocess.Popen[bytes]]]]:
+    """Start Redis servers of other people: on a unix socket, with options of the test's choice."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> tuple[str, subprocess.Popen[bytes]]:
+        directory = tmp_path / f"redis-{len(started)}"
+        directory.mkdir()
+        path = directory / "redis.sock"
+        fixed = ["--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", ""]
+        started.append(subprocess.Popen([str(find_redis_binary()), *fixed, *options], stdout=subprocess.DEVNULL))
+        eventually(path.exists)
+        return f"unix://{path}", started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

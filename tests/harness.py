@@ -35,7 +35,7 @@ class Server:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
         self.environment = {**clean, "TASKMAN_DATA_DIR": str(directory), **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
-        self.url = self.link = ""
+        self.url = self.link = self.banner = ""
 
     def start(self) -> Server:
         command = [sys.executable, "-m", "taskman", "up", "--no-open", "--port", "0", *self._options]
@@ -44,18 +44,20 @@ class Server:
             command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environment, start_new_session=True
         )
         assert self.process.stdout is not None
+        self.banner = ""
         for line in self.process.stdout:
+            self.banner += line
             if found := re.search(r"is up at (\S+)", line):
                 self.url = found[1]
             if found := re.search(r"(http\S+/login\?link=\S+)", line):
                 self.link = found[1]
+            if "Ctrl-C" in line:
                 break
         assert self.url, self.errors()
         return self
 
     def errors(self) -> str:
         """What it wrote to stderr."""
-        self.log.flush()
         return Path(self.log.name).read_text()
 
     @property

@@ -54,7 +54,7 @@ def test_every_address_of_the_api_is_documented() -> None:
 
 def test_every_error_code_that_the_api_can_send_is_documented() -> None:
     text = document("docs/api.md")
-    for code in ("invalid_input", "not_found", "conflict", "unauthenticated", "forbidden", "store_unavailable", "store"):
+    for code in ("bad_request", "unsupported_media_type", "method_not_allowed", "not_acceptable", "internal", "store"):
         assert f"`{code}`" in text
     for kind in (errors.InvalidInput, errors.NotFound, errors.Conflict, errors.Forbidden, errors.StoreUnavailable):
         assert f"`{kind.code}`" in text

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 _STOP_S: Final = 10.0
 _LISTEN_S: Final = 30.0
+_RESTART_S: Final = 0.5
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path has 108 bytes, the last is NUL
 _LARGEST_LOG: Final = 1 << 20
 
@@ -113,19 +114,35 @@ class EmbeddedRedis:
         assert self._serving is not None
         await self._serving.__aexit__(kind, error, trace)
 
+    async def watch(self) -> None:
+        """Start Redis again whenever it ends by itself, for ever; clients reconnect, nothing on disk is lost.
+
+        Cancellation: stops watching. Raises: StoreUnsuitable when it does not come up again.
+        """
+        while True:
+            assert self._process is not None
+            await _exit_of(self._process)
+            _log.error("the embedded Redis ended (code %s): starting it again", self._process.returncode)
+            await trio.sleep(_RESTART_S)
+            await self._start()
+
     @asynccontextmanager
     async def _serve(self) -> AsyncIterator[None]:
-        binary = find_redis_binary()
         _make_private(self.directory)
         with _locked(self.directory), _socket_path(self.directory) as self._socket:
             await _stop_leftover(self.directory, self._socket)
-            log_begin = _rotate_log(self.directory / "redis.log")
-            self._process = _spawn(binary, self.directory, self._socket)
             try:
-                await self._wait_until_ready(log_begin)
+                await self._start()
                 yield
             finally:
-                await _stop(self._process)
+                if self._process is not None:
+                    await _stop(self._process)
+
+    async def _start(self) -> None:
+        assert self._socket is not None
+        log_begin = _rotate_log(self.directory / "redis.log")
+        self._process = _spawn(find_redis_binary(), self.directory, self._socket)
+        await self._wait_until_ready(log_begin)
 
     async def _wait_until_ready(self, log_begin: int) -> None:
         assert self._process is not None
@@ -303,6 +320,20 @@ def _explain(directory: Path, log_begin: int) -> str:
         log.seek(log_begin)
         lines = log.read().decode(errors="replace").splitlines()
     return "\n".join([f"The embedded Redis on {directory} did not start. The end of its log:", *lines[-10:]])
+
+
+async def _exit_of(process: subprocess.Popen[bytes]) -> None:
+    """Return when the process has ended, however it did."""
+    handle = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+    try:
+        while process.poll() is None:
+            if handle is None:
+                await trio.sleep(_RESTART_S)
+            else:
+                await trio.lowlevel.wait_readable(handle)
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 async def _stop(process: subprocess.Popen[bytes]) -> None:

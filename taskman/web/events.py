@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -11,13 +12,22 @@ from ..model.events import Event, RunEvent, TaskEvent
 from ..store.events import Batch, EventHub
 from .sse import encode
 
-__all__ = ["ChangeEvents", "Filter", "as_event"]
+__all__ = ["ChangeEvents", "Changes", "Filter", "as_event"]
 
 GATHER_S = 0.25
 _BACKLOG = 1000
 
 Filter = Callable[[Event], bool]
 Form = Callable[[list[Event], str], "bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed since the last look: the last event of each row. `gap`: there may have been more."""
+
+    id: str
+    events: tuple[Event, ...]
+    gap: bool
 
 
 class ChangeEvents:
@@ -45,22 +55,25 @@ class ChangeEvents:
     async def receive(self) -> bytes:
         """See taskman.web.sse.Source."""
         while True:
-            if not self._backlog and not self._gathered:
-                self._gathered.append(await self._listener.receive())
-                await trio.sleep(GATHER_S)
-            batches = self._backlog + self._gathered + self._listener.receive_waiting()
-            self._backlog, self._gathered = [], []
-            if block := self._encode(batches):
+            if block := self._encode(await self.gather()):
                 return block
 
-    def _encode(self, batches: list[Batch]) -> bytes:
-        last_id = batches[-1].id
-        if any(batch.gap for batch in batches):
-            return encode("reset", "", last_id)
+    async def gather(self) -> Changes:
+        """What has changed since the last call; waits for something, then a moment more. Cancellation loses nothing."""
+        if not self._backlog and not self._gathered:
+            self._gathered.append(await self._listener.receive())
+            await trio.sleep(GATHER_S)
+        batches = self._backlog + self._gathered + self._listener.receive_waiting()
+        self._backlog, self._gathered = [], []
         latest = {_row(event): event for batch in batches for event in batch.events if self._wanted(event)}
-        blocks = [block for event in latest.values() if (block := self._form(event))]
+        return Changes(batches[-1].id, tuple(latest.values()), any(batch.gap for batch in batches))
+
+    def _encode(self, changes: Changes) -> bytes:
+        if changes.gap:
+            return encode("reset", "", changes.id)
+        blocks = [block for event in changes.events if (block := self._form(event))]
         # the id goes with the last event only: who breaks off before it gets all of them again
-        return b"".join(blocks) + f"id: {last_id}\n\n".encode() if blocks else b""
+        return b"".join(blocks) + f"id: {changes.id}\n\n".encode() if blocks else b""
 
     def close(self) -> None:
         """See taskman.web.sse.Source."""

@@ -18,7 +18,8 @@ from http import HTTPStatus
 
 from ..config import Address
 from ..errors import ConfigError
-from .serving import App, Drain, Message, Receive, Scope, Send, sole_error
+from .asgi import App, Message, Receive, Scope, Send, sole_error
+from .drain import Drain
 
 __all__ = ["Guard", "HostRules", "allowed_hosts"]
 
@@ -217,6 +218,7 @@ class _Exchange:
     async def _problem(self, refusal: _Refusal) -> None:
         body = json.dumps(
             {
+                "type": "about:blank",
                 "title": refusal.status.phrase,
                 "status": refusal.status.value,
                 "code": refusal.code,

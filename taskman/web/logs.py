@@ -16,7 +16,7 @@ from ..model.run import Run
 from ..store.logs import Chunk
 from ..store.pubsub import GAP, Message, Subscription
 from ..store.store import Store
-from .serving import Drain
+from .drain import Drain
 from .sse import encode
 
 __all__ = ["LogBody", "LogEvents", "LogReader", "Position", "as_bytes", "as_events", "as_ndjson", "lines_of"]

@@ -10,7 +10,7 @@ from quart import current_app
 
 from ..plugins import PluginRegistry
 from ..store.store import Store
-from .serving import Drain
+from .drain import Drain
 
 __all__ = ["Services", "services"]
 

@@ -11,7 +11,7 @@ import trio
 from quart import Response, has_request_context, request
 from quart.wrappers.response import ResponseBody
 
-from .serving import Drain
+from .drain import Drain
 
 __all__ = ["Broadcast", "EventStream", "Source", "Subscriber", "encode", "respond"]
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 from quart import Blueprint, Response, make_response, request, url_for
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import NotAcceptable
 
-from ...errors import InvalidInput, nearest
+from ...errors import InvalidInput, StoreUnavailable, nearest
 from ...model.run import Run
 from ...model.states import State
 from ...store.pubsub import Message
+from ...store.store import Store
 from .. import actions
 from ..auth import identity
 from ..logs import LogBody, LogEvents, LogReader, Position, as_bytes, as_ndjson
@@ -19,6 +22,8 @@ from ..sse import respond
 from .bodies import check_query, json_body, limit_of, number_of, seconds_of, trigger_of
 
 __all__ = ["blueprint"]
+
+_RETRY_S = 0.5
 
 blueprint = Blueprint("runs_api", __name__, url_prefix="/runs")
 
@@ -69,19 +74,27 @@ async def show(run_id: str) -> ResponseReturnValue:
 
 
 async def _wait(services: Services, run: Run, wait_s: float) -> Run:
-    store = services.store
+    """The run when it is final or the time is over. An outage of Redis that ends in time is waited out."""
     with trio.move_on_after(wait_s) as timer:
         services.drain.watch(timer.cancel)
         try:
-            async with store.pubsub.subscribe(store.logs.channel(run.id)) as hints:
-                run = await store.runs.get(run.id)
-                while not run.is_final:
-                    hint = await anext(hints)
-                    if not isinstance(hint, Message) or hint.payload == b"end":
-                        run = await store.runs.get(run.id)
+            while True:
+                with suppress(StoreUnavailable):
+                    return await _end_of(services.store, run.id)
+                await trio.sleep(_RETRY_S)
         finally:
             services.drain.unwatch(timer.cancel)
-    return run if run.is_final else await store.runs.get(run.id)
+    return await services.store.runs.get(run.id)
+
+
+async def _end_of(store: Store, run_id: str) -> Run:
+    async with store.pubsub.subscribe(store.logs.channel(run_id)) as hints:
+        run = await store.runs.get(run_id)
+        while not run.is_final:
+            hint = await anext(hints)
+            if not isinstance(hint, Message) or hint.payload == b"end":
+                run = await store.runs.get(run_id)
+    return run
 
 
 @blueprint.post("/<run_id>/cancel")
