@@ -25,15 +25,19 @@ __all__ = ["RunningAttempt"]
 
 RESULT_LIMIT = 1024 * 1024
 _RETRY_S = 0.5
+_OUTCOMES: dict[str | None, str] = {"cancelled": "cancelled", "released": "released"}
 
 
 class RunningAttempt:
     """An attempt that this worker holds. `end` stops it early; `run` tells how it went."""
 
-    def __init__(self, assignment: Assignment, link: Link, registry: PluginRegistry, processes: Processes) -> None:
+    def __init__(
+        self, assignment: Assignment, link: Link, registry: PluginRegistry, processes: Processes, nursery: trio.Nursery
+    ) -> None:
+        """`nursery` is the worker's: there the log is delivered while the task works."""
         self.run_id, self.number, self.spec = assignment.run_id, assignment.attempt, assignment.spec
         self._link, self._registry = link, registry
-        self._sink = LogSink(self._send)
+        self._sink = LogSink(self._send, on_first=lambda: nursery.start_soon(self._sink.run))
         self._scope = trio.CancelScope()
         self._context = _Context(self, link.worker, processes, self._sink)
         self.ended_by: str | None = None
@@ -54,25 +58,30 @@ class RunningAttempt:
 
         Cancellation: the task is cancelled, its processes are ended, and the rest of the log is dropped.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sink.run)
-            try:
-                outcome = await self._execute()
-            finally:
-                self._sink.close()
+        try:
+            outcome = await self._execute()
+        finally:
+            self._sink.close()
+        if self._sink.is_used:
+            await self._sink.delivered.wait()
         return outcome
 
     async def _execute(self) -> Outcome:
         try:
-            with self._scope, trio.fail_after(self.spec.timeout_s or float("inf")):
-                return self._succeeded(await self._call())
-        except trio.TooSlowError:
-            return self._failed("timeout", f"took longer than its timeout of {self.spec.timeout_s:g} s")
+            with self._scope:
+                return self._succeeded(await self._call_in_time())
         except BaseExceptionGroup as group:
             return self._judge(_first(group))
         except Exception as error:  # whatever a task type raises is its failure, not ours
             return self._judge(error)
-        return self._outcome({"cancelled": "cancelled", "released": "released"}.get(self.ended_by or "", "lost"))
+        return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
+
+    async def _call_in_time(self) -> Any:
+        if self.spec.timeout_s is None:
+            return await self._call()
+        with trio.move_on_after(self.spec.timeout_s):
+            return await self._call()
+        raise TaskFailed("timeout", f"took longer than its timeout of {self.spec.timeout_s:g} s")
 
     async def _call(self) -> Any:
         task_type = self._registry.task_type(self.spec.type)
@@ -83,7 +92,7 @@ class RunningAttempt:
         if not isinstance(error, Exception):
             raise error
         if self.ended_by is not None:
-            return self._outcome(self.ended_by if self.ended_by != "dropped" else "lost")
+            return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
         if isinstance(error, TaskFailed):
             return self._failed(error.reason, str(error), error.result)
         if isinstance(error, InvalidInput):

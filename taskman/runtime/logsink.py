@@ -31,8 +31,10 @@ class LogSink:
     bytes is counted and left out, with a line that says so at the end.
     """
 
-    def __init__(self, send: Send, *, limit: int = LIMIT_BYTES) -> None:
+    def __init__(self, send: Send, *, limit: int = LIMIT_BYTES, on_first: Callable[[], None] | None = None) -> None:
+        """`on_first` is called at the first output: a run that prints nothing then costs no task that delivers."""
         self._send, self._limit = send, limit
+        self._on_first: Callable[[], None] | None = on_first
         self._waiting: deque[tuple[int, str, bytearray]] = deque()
         self._tails: dict[str, bytearray] = {}
         self._size = self._taken = self.left_out = 0
@@ -40,9 +42,13 @@ class LogSink:
         self._waiting_since = self._written_at = 0.0
         self._changed, self._drained = trio.Event(), trio.Event()
         self._closing = self._unwanted = False
+        self.delivered = trio.Event()
 
     def write(self, stream: str, data: bytes) -> None:
         """Take output without waiting. Beyond the bound of what may wait, it is left out and counted."""
+        if self._on_first is not None:
+            start, self._on_first = self._on_first, None
+            start()
         room = self._room()
         self.left_out += max(0, len(data) - room)
         data = data[:room]
@@ -70,6 +76,11 @@ class LogSink:
             self._drained = trio.Event()
             await self._drained.wait()
 
+    @property
+    def is_used(self) -> bool:
+        """Whether there was any output."""
+        return self._on_first is None
+
     def close(self) -> None:
         """Nothing more will be written: `run` delivers what is left, and returns."""
         self._flush_tails()
@@ -81,11 +92,14 @@ class LogSink:
 
     async def run(self) -> None:
         """Deliver until closed and empty. Cancellation drops what is left."""
-        while self._waiting or not self._closing:
-            await self._wait()
-            if trio.current_time() >= self._written_at + PARTIAL_S:
-                self._flush_tails()
-            await self._deliver()
+        try:
+            while self._waiting or not self._closing:
+                await self._wait()
+                if trio.current_time() >= self._written_at + PARTIAL_S:
+                    self._flush_tails()
+                await self._deliver()
+        finally:
+            self.delivered.set()
 
     async def _wait(self) -> None:
         while (ready_at := self._ready_at()) > trio.current_time():

@@ -80,7 +80,7 @@ class Worker:
                     self._start(work, assignment)
 
     def _start(self, work: trio.Nursery, assignment: Assignment) -> None:
-        attempt = RunningAttempt(assignment, self._link, self._registry, self._processes)
+        attempt = RunningAttempt(assignment, self._link, self._registry, self._processes, work)
         self._held[attempt.run_id] = attempt
         self._busy += 1
         work.start_soon(self._execute, attempt)

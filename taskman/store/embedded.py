@@ -310,6 +310,8 @@ def _options(directory: Path, path: Path) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
+        # A run is a small hash with two values beyond the default bound: packed, it takes half the memory.
+        "hash-max-ziplist-value": "2048",
         "daemonize": "no",
     }
     return [word for name, value in options.items() for word in (f"--{name}", value)]
