@@ -100,6 +100,13 @@ def _names(value: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _labels(value: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in _names(value)]
+    if not all(name and equals and label for name, equals, label in pairs):
+        raise ValueError("must read name=value, with commas between several")
+    return {name: label for name, _, label in pairs}
+
+
 def _count(value: str) -> int:
     number = int(value)
     if number < 0:
@@ -123,6 +130,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allowed_hosts", _names, "", "extra Host values to answer to, with commas; *.example.com allowed"),
     Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
+    Setting("labels", _labels, "", "labels of the local worker, as name=value with commas"),
     Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
     Setting("server", _text, "", "base URL for the CLI and the SDK; empty: the local server's"),
     Setting("token", _text, "", "token for the CLI and the SDK"),

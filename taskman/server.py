@@ -19,6 +19,7 @@ import trio
 from . import credentials
 from .config import Config, local_timezone, parse_bind
 from .errors import ConfigError, TaskmanError
+from .model.admission import Node
 from .model.instants import zone
 from .plugins import PluginRegistry, discover
 from .runtime.identity import worker_identity
@@ -132,7 +133,9 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
         _log.warning("%d runs were under way when this server ended last time: they start again", lost)
     if slots == 0:
         return None
-    link = LocalLink(parts.store, parts.worker_id, sorted(parts.registry.task_types))
+    types = frozenset(parts.registry.task_types)
+    node = Node(id=parts.worker_id, types=types, labels=parts.config.labels, slots=slots, running=0)
+    link = LocalLink(parts.store, node)
     worker = Worker(link, parts.registry, slots)
     await nursery.start(link.run)
     await nursery.start(worker.run)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from .instants import format_instant
+from .retry import RetryPolicy
 from .states import FINAL, AttemptState, State
 
 __all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec"]
 
 DEFAULT_GRACE_S = 10.0
+DEFAULT_MAX_LOST = 3
+DEFAULT_LOST_GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +31,15 @@ class RunSpec:
     requires: dict[str, str] = field(default_factory=dict)
     timeout_s: float | None = None
     grace_s: float = DEFAULT_GRACE_S
+    idle_timeout_s: float | None = None
+    start_deadline_s: float | None = None
+    deadline_s: float | None = None
+    retry: dict[str, Any] = field(default_factory=dict)
+    max_lost: int = DEFAULT_MAX_LOST
+    lost_grace_s: float = DEFAULT_LOST_GRACE_S
+    permits: dict[str, int] = field(default_factory=dict)
+    group: str | None = None
+    unique: str | None = None
     env: dict[str, str] = field(default_factory=dict)
     trigger: str = "api"
     parent: str | None = None
@@ -37,6 +50,25 @@ class RunSpec:
         """What a worker must serve to run this: type, queue and required labels, without blanks."""
         labels = ",".join(f"{key}={value}" for key, value in sorted(self.requires.items()))
         return f"{self.type}|{self.queue}|{labels}"
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """When and how a failed attempt is followed by another."""
+        return RetryPolicy.model_validate(self.retry) if self.retry else _NO_RETRY
+
+    @property
+    def script_options(self) -> str:
+        """What the scripts must know of the options, as words; empty for a plain run. See lua/prelude.lua."""
+        words = {
+            "sd": _ms(self.start_deadline_s),
+            "dl": _ms(self.deadline_s),
+            "gr": _ms(self.lost_grace_s) if self.lost_grace_s != DEFAULT_LOST_GRACE_S else None,
+            "ml": self.max_lost if self.max_lost != DEFAULT_MAX_LOST else None,
+            "pm": ",".join(f"{name}={room}" for name, room in self.permits.items()) or None,
+            "lv": self.group,
+            "uq": self.unique,
+        }
+        return "".join(f" {name}={value}" for name, value in words.items() if value is not None)
 
     def to_document(self) -> bytes:
         """Compact JSON; fields at their default are left out."""
@@ -54,15 +86,16 @@ class RunSpec:
         return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
 
 
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+_NO_RETRY = RetryPolicy()
 _SPEC_FIELDS = tuple(RunSpec.__dataclass_fields__)
 _SPEC_DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(("task", "timeout_s", "parent", "fire_time_ms")),
-    "queue": "default",
-    "priority": 0,
-    "requires": {},
-    "grace_s": DEFAULT_GRACE_S,
-    "env": {},
-    "trigger": "api",
+    name: one.default_factory() if one.default_factory is not MISSING else one.default
+    for name, one in RunSpec.__dataclass_fields__.items()
+    if one.default is not MISSING or one.default_factory is not MISSING
 }
 
 
@@ -125,6 +158,8 @@ class Run:
     history: tuple[HistoryEntry, ...]
     result: Any = None
     error: str | None = None
+    earlier_results: Mapping[int, Any] = field(default_factory=dict)
+    suspect: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -166,7 +201,7 @@ class Run:
             reason=closed.reason if closed else None,
             started_ms=opened.at_ms,
             finished_ms=closed.at_ms if closed else None,
-            result=self.result if is_last and closed else None,
+            result=self.result if is_last and self.is_final else self.earlier_results.get(opened.attempt),
         )
 
     def to_json(self, *, detail: bool = False) -> dict[str, Any]:
@@ -183,9 +218,9 @@ class Run:
             "priority": spec.priority,
             "requires": spec.requires,
             "attempt": self.attempt,
-            "max_attempts": 1,
+            "max_attempts": spec.retry.get("max_attempts", 1),
             "worker": self.worker,
-            "suspect": False,
+            "suspect": self.suspect,
             "created_at": format_instant(self.created_ms),
             "due_at": format_instant(self.due_ms),
             "started_at": format_instant(self.started_ms),
@@ -204,6 +239,8 @@ class Run:
 
 
 def _attempt_state(closed: HistoryEntry) -> AttemptState:
-    if closed.reason in ("lost", "released", "timeout"):
-        return AttemptState({"timeout": "timed_out"}.get(closed.reason, closed.reason))
-    return AttemptState(closed.state)
+    if closed.reason in ("lost", "released"):
+        return AttemptState(closed.reason)
+    if closed.reason in ("timeout", "idle_timeout", "deadline"):
+        return AttemptState.TIMED_OUT
+    return AttemptState.FAILED if closed.state is State.SCHEDULED else AttemptState(closed.state)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .instants import format_instant
-from .run import DEFAULT_GRACE_S, RunSpec
+from .retry import RetryPolicy
+from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, RunSpec
+from .sameness import Unique, compact, render
 from .schedule import Schedule
 from .validation import Duration, Instant
 
 __all__ = ["RunOptions", "RunRequest", "Task", "TaskDefinition", "TaskRunRequest"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 MAX_SCHEDULES = 50
 
 
@@ -39,8 +43,34 @@ def _check_environment(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
+def _check_labels(labels: dict[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value):
+            raise ValueError(f"'{name}={value}' cannot be a label: use letters, digits, '.', '_', '-' and '/'")
+    return labels
+
+
+def _check_lost_grace(seconds: float) -> float:
+    if seconds > 86_400:
+        raise ValueError("at most 24h")
+    return seconds
+
+
 Name = Annotated[str, AfterValidator(_check_name)]
+Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
 Environment = Annotated[dict[str, str], AfterValidator(_check_environment)]
+
+
+def _check_limits(limits: dict[str, int]) -> dict[str, int]:
+    for name, room in limits.items():
+        _check_name(name)
+        if not 1 <= room <= 100_000:
+            raise ValueError(f"limit '{name}' takes a number from 1 to 100000")
+    return limits
+
+
+Limits = Annotated[dict[str, int], AfterValidator(_check_limits)]
+Overlap = Literal["skip", "queue", "replace", "allow"]
 
 
 class RunOptions(BaseModel):
@@ -50,8 +80,19 @@ class RunOptions(BaseModel):
 
     queue: Name = Field("default", description="the name that routes the run to workers")
     priority: int = Field(0, ge=-100, le=100, description="higher runs first; a level is worth five minutes of waiting")
+    requires: Labels = Field(default_factory=dict, description="labels that a worker must have")
     timeout: Duration | None = Field(None, description="how long one attempt may take")
+    idle_timeout: Duration | None = Field(None, description="how long an attempt may be silent")
+    start_deadline: Duration | None = Field(None, description="how long it may wait for its first attempt")
+    deadline: Duration | None = Field(None, description="how long the whole run may take, with its retries")
+    retry: RetryPolicy = Field(RetryPolicy(), description="whether and when a failed attempt is followed by another")
+    on_lost: Literal["retry", "fail"] = Field("retry", description="fail: at most once, also when its worker goes away")
+    max_lost: int = Field(DEFAULT_MAX_LOST, ge=0, le=100, description="how often its worker may go away")
+    lost_grace: Annotated[Duration, AfterValidator(_check_lost_grace)] = Field(
+        DEFAULT_LOST_GRACE_S, description="how long a suspect run may come back before it is lost"
+    )
     grace: Duration = Field(DEFAULT_GRACE_S, description="how long a cancelled attempt may take to clean up")
+    unique: Unique | None = Field(None, description="what makes another run the same as this one")
     env: Environment = Field(default_factory=dict, description="environment variables of the run's processes")
 
     def run_options(self) -> dict[str, Any]:
@@ -59,7 +100,14 @@ class RunOptions(BaseModel):
         return {
             "queue": self.queue,
             "priority": self.priority,
+            "requires": self.requires,
             "timeout_s": self.timeout,
+            "idle_timeout_s": self.idle_timeout,
+            "start_deadline_s": self.start_deadline,
+            "deadline_s": self.deadline,
+            "retry": self.retry.model_dump(exclude_defaults=True),
+            "max_lost": 0 if self.on_lost == "fail" else self.max_lost,
+            "lost_grace_s": self.lost_grace,
             "grace_s": self.grace,
             "env": self.env,
         }
@@ -86,6 +134,7 @@ class TaskRunRequest(BaseModel):
     queue: Name | None = None
     priority: int | None = Field(None, ge=-100, le=100)
     timeout: Duration | None = None
+    retry: RetryPolicy | None = None
     env: Environment = Field(default_factory=dict, description="merged over the task's")
 
 
@@ -98,10 +147,16 @@ class TaskDefinition(RunOptions):
     description: str = Field("", max_length=2000)
     schedules: list[Schedule] = Field(default_factory=list, max_length=MAX_SCHEDULES)
     enabled: bool = Field(True, description="whether its schedules fire")
+    overlap: Overlap | None = Field(None, description="default: skip for schedules, queue for everything else")
+    max_concurrency: int | None = Field(None, ge=1, le=100_000, description="how many of its runs may run at once")
+    concurrency_key: str | None = Field(None, max_length=200, description="a template: runs of one key count together")
+    limits: Limits = Field(
+        default_factory=dict, description="limits shared with other tasks: how many runs may hold each"
+    )
 
     def to_json(self) -> dict[str, Any]:
         """What reads back as the same definition; instants as RFC 3339, durations as seconds."""
-        shown = self.model_dump()
+        shown = self.model_dump(by_alias=True)
         first = {name: shown.pop(name) for name in ("name", "type", "params", "description", "enabled")}
         return {**first, **shown, "schedules": [schedule.to_json() for schedule in self.schedules]}
 
@@ -120,6 +175,17 @@ def _parse_definition(document: bytes) -> TaskDefinition:
     return TaskDefinition.model_validate(json.loads(document))
 
 
+def permits_of(definition: TaskDefinition, params: Mapping[str, Any]) -> tuple[dict[str, int], str | None]:
+    """The permits that a run of the task needs, with their room, and the group within which its runs overlap."""
+    permits = {f"limit/{name}": room for name, room in definition.limits.items()}
+    if definition.overlap == "allow" and definition.max_concurrency is None:
+        return permits, None
+    group = f"task/{definition.name}"
+    if definition.concurrency_key is not None:
+        group += "/" + compact(render(definition.concurrency_key, definition.name, params, "/concurrency_key"))
+    return {group: definition.max_concurrency or 1, **permits}, group
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A saved task. `revision` counts its versions; `next_ms` is its next fire time."""
@@ -134,17 +200,36 @@ class Task:
     def name(self) -> str:
         return self.definition.name
 
-    def spec(self, *, trigger: str, fire_time_ms: int | None = None, params: dict[str, Any] | None = None) -> RunSpec:
-        """What a run of this task executes; `params` are merged over the task's own."""
+    def spec(
+        self,
+        *,
+        trigger: str,
+        fire_time_ms: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> RunSpec:
+        """What a run of this task executes; `params` and `options` (as RunSpec names them) replace the task's own.
+
+        Raises: InvalidInput when a template names a parameter that is not there.
+        """
         definition = self.definition
+        merged = {**definition.params, **(params or {})}
+        permits, group = permits_of(definition, merged)
         return RunSpec(
             type=definition.type,
-            params={**definition.params, **(params or {})},
+            params=merged,
             task=definition.name,
             trigger=trigger,
             fire_time_ms=fire_time_ms,
-            **definition.run_options(),
+            permits=permits,
+            group=group,
+            unique=definition.unique.word(definition.name, merged) if definition.unique else None,
+            **{**definition.run_options(), **(options or {})},
         )
+
+    def overlap_for(self, trigger: str) -> str:
+        """What a new run does when others of its group are not final yet."""
+        return self.definition.overlap or ("skip" if trigger == "schedule" else "queue")
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it; instants as RFC 3339, durations as seconds."""

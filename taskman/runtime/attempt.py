@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from ..errors import Fatal, InvalidInput, StoreUnavailable
+from ..errors import Fatal, InvalidInput, RetryAfter, StoreUnavailable
 from ..model.instants import format_instant
 from ..model.run import RunSpec
 from ..plugins import PluginRegistry
@@ -41,6 +44,7 @@ class RunningAttempt:
         self._scope = trio.CancelScope()
         self._context = _Context(self, link.worker, processes, self._sink)
         self.ended_by: str | None = None
+        self.failures = assignment.failures
 
     @property
     def is_dropped(self) -> bool:
@@ -77,11 +81,15 @@ class RunningAttempt:
         return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
 
     async def _call_in_time(self) -> Any:
-        if self.spec.timeout_s is None:
+        spec = self.spec
+        if spec.timeout_s is None and spec.idle_timeout_s is None:
             return await self._call()
-        with trio.move_on_after(self.spec.timeout_s):
+        with trio.move_on_after(_seconds(spec.timeout_s)), trio.move_on_after(_seconds(spec.idle_timeout_s)) as silence:
+            self._sink.on_output = partial(_postpone, silence, _seconds(spec.idle_timeout_s))
             return await self._call()
-        raise TaskFailed("timeout", f"took longer than its timeout of {self.spec.timeout_s:g} s")
+        if silence.cancelled_caught:
+            raise TaskFailed("idle_timeout", f"gave no sign of life for {spec.idle_timeout_s:g} s")
+        raise TaskFailed("timeout", f"took longer than its timeout of {spec.timeout_s:g} s")
 
     async def _call(self) -> Any:
         task_type = self._registry.task_type(self.spec.type)
@@ -98,7 +106,10 @@ class RunningAttempt:
         if isinstance(error, InvalidInput):
             return self._failed("rejected", str(error))
         if isinstance(error, Fatal):
-            return self._failed("error", str(error))
+            return self._outcome("failed", "error", None, str(error))
+        if isinstance(error, RetryAfter):
+            allowed = self.failures + 1 < self.spec.policy.max_attempts
+            return self._failed("error", str(error), wait_s=error.seconds if allowed else None)
         return self._failed("error", f"{type(error).__name__}: {error}")
 
     def _succeeded(self, result: Any) -> Outcome:
@@ -110,15 +121,20 @@ class RunningAttempt:
             return self._failed("error", f"the result has {size:,} bytes as JSON: at most {RESULT_LIMIT:,} are kept")
         return self._outcome("succeeded", result=result)
 
-    def _failed(self, reason: str, message: str, result: Any = None) -> Outcome:
+    def _failed(self, reason: str, message: str, result: Any = None, wait_s: float | None = None) -> Outcome:
+        """Failed for good, or, where the policy has it so, to be tried again after a while."""
+        if wait_s is None and reason != "rejected":
+            wait_s = self.spec.policy.next_wait_s(self.failures + 1, reason, random.random)
+        if wait_s is not None:
+            return self._outcome("retry", reason, result, message, wait_s)
         return self._outcome("failed", reason, result, message)
 
     def _outcome(
-        self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None
+        self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None, wait_s: float = 0.0
     ) -> Outcome:
         if outcome == "cancelled":
             reason = "requested"
-        return Outcome(self.run_id, self.number, outcome, reason, result, error)
+        return Outcome(self.run_id, self.number, outcome, reason, result, error, wait_s)
 
     async def _send(self, chunks: list[Chunk]) -> bool:
         while not self.is_dropped:
@@ -127,6 +143,16 @@ class RunningAttempt:
             except StoreUnavailable:
                 await trio.sleep(_RETRY_S)  # the store refuses what it has already, so this is safe to repeat
         return False
+
+
+def _seconds(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
+def _postpone(silence: trio.CancelScope, seconds: float) -> None:
+    """Output came: the silence begins anew."""
+    if not silence.cancel_called:
+        silence.deadline = trio.current_time() + seconds
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

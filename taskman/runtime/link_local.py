@@ -8,6 +8,7 @@ from contextlib import suppress
 import trio
 
 from ..errors import StoreUnavailable
+from ..model.admission import Node, serves_signature
 from ..model.events import RunEvent
 from ..model.states import State
 from ..store.events import Batch
@@ -17,18 +18,18 @@ from ..store.store import Store
 
 __all__ = ["LocalLink"]
 
-# A lease ends so long after the last heartbeat: 20 s until the run counts as suspect and 20 s of grace.
-LEASE_MS = 40_000
+# So long after the last heartbeat a run is suspect; its own grace follows before it is lost.
+LEASE_MS = 20_000
 _RECHECK_S = 30.0
 _RETRY_S = 0.5
 
 
 class LocalLink:
-    """Serves every queue, for the task types given. `run` must be running."""
+    """Serves what `node` says. `run` must be running."""
 
-    def __init__(self, store: Store, worker: str, types: Sequence[str]) -> None:
-        self.worker = worker
-        self._store, self._types = store, frozenset(types)
+    def __init__(self, store: Store, node: Node) -> None:
+        self.worker = node.id
+        self._store, self._node = store, node
         self._signatures: dict[str, None] = {}
         self._ready = trio.Event()
         self._cancels_in, self._cancels_out = trio.open_memory_channel[str | None](1000)
@@ -67,8 +68,7 @@ class LocalLink:
         self._ready.set()
 
     def _serves(self, signature: str) -> bool:
-        type_name, _, labels = signature.split("|")
-        return type_name in self._types and not labels
+        return serves_signature(self._node, signature)
 
     async def claim(self, limit: int) -> list[Assignment]:
         """See Link. Asks again at every wake-up, and now and then without one."""

@@ -43,12 +43,14 @@ class LogSink:
         self._changed, self._drained = trio.Event(), trio.Event()
         self._closing = self._unwanted = False
         self.delivered = trio.Event()
+        self.on_output: Callable[[], None] = _nothing
 
     def write(self, stream: str, data: bytes) -> None:
         """Take output without waiting. Beyond the bound of what may wait, it is left out and counted."""
         if self._on_first is not None:
             start, self._on_first = self._on_first, None
             start()
+        self.on_output()
         room = self._room()
         self.left_out += max(0, len(data) - room)
         data = data[:room]
@@ -150,6 +152,10 @@ class LogSink:
         if chunks and not self._unwanted:
             self._unwanted = not await self._send(chunks)
         self._size -= sum(len(chunk.data) for chunk in chunks)
+
+
+def _nothing() -> None:
+    """What to do at each output, unless somebody watches for silence."""
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

@@ -106,5 +106,6 @@ def plan(due: Due, task: Task, now_ms: int) -> Fire:
         fire_time_ms=fire_time,
         run_id=scheduled_run_id(0, task.name, str(due.schedule), fire_time),
         spec=task.spec(trigger="schedule", fire_time_ms=fire_time),
+        overlap=task.overlap_for("schedule"),
         missed_ms=missed,
     )

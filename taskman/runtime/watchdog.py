@@ -18,11 +18,23 @@ _log = logging.getLogger("taskman.watchdog")
 
 
 async def watch(store: Store) -> None:
-    """Give back runs whose lease has run out, every two seconds, for ever. Cancellation loses nothing."""
+    """Every two seconds, for ever: suspect and lost runs, and runs past their deadlines. Cancellation loses nothing."""
     while True:
         try:
-            while count := await store.runs.reclaim_expired():
-                _log.warning("%d runs were lost by their workers and went back to the queue", count)
+            await _reclaim(store)
+            while await store.runs.expire():
+                continue
         except StoreError as error:
             _log.warning("the store refused: %s", error)
         await trio.sleep(PERIOD_S * random.uniform(0.8, 1.2))
+
+
+async def _reclaim(store: Store) -> None:
+    while True:
+        suspects, lost = await store.runs.reclaim_expired()
+        if suspects:
+            _log.warning("%d runs are suspect: their workers do not answer", suspects)
+        if lost:
+            _log.warning("%d runs were lost by their workers", lost)
+        if suspects + lost == 0:
+            return

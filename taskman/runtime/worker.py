@@ -16,8 +16,9 @@ from .process import Processes
 __all__ = ["Worker"]
 
 HEARTBEAT_S = 5.0
-# Without a renewal for so long, attempts are stopped before their leases (40 s) can be given to somebody else.
-GIVE_UP_S = 30.0
+# An attempt that could not be renewed is stopped so long before its run could be given to somebody else.
+MARGIN_S = 10.0
+LEASE_S = 20.0
 _RETRY_S = 0.5
 _BATCH = 500
 _log = logging.getLogger("taskman.worker")
@@ -134,8 +135,7 @@ class Worker:
                 await self._renew()
                 renewed_at = began
             except StoreUnavailable:
-                if began - renewed_at > GIVE_UP_S:
-                    self._drop_all()
+                self._drop_unrenewed(began - renewed_at)
                 await trio.sleep(_RETRY_S)
                 continue
             await trio.sleep_until(began + HEARTBEAT_S)
@@ -159,10 +159,10 @@ class Worker:
         """Whether its outcome is on its way: the answer to `extend` may then be about a finished run."""
         return any(one.run_id == attempt.run_id for one in self._outbox)
 
-    def _drop_all(self) -> None:
+    def _drop_unrenewed(self, silence_s: float) -> None:
         for attempt in list(self._held.values()):
-            if attempt.ended_by is None:
-                _log.warning("run %s: no renewal for %d s, stopping it", attempt.run_id, GIVE_UP_S)
+            if attempt.ended_by is None and silence_s > LEASE_S + attempt.spec.lost_grace_s - MARGIN_S:
+                _log.warning("run %s: no renewal for %d s, stopping it", attempt.run_id, silence_s)
                 attempt.end("dropped")
 
     async def _follow_cancels(self) -> None:

@@ -10,13 +10,21 @@ from dataclasses import dataclass
 __all__ = ["PATTERNS", "Keys"]
 
 PATTERNS: dict[str, str] = {
-    "run:<id>": "hash: spec, state, sig, priority, due, attempt, worker, history, task, result, error, lost",
+    "run:<id>": "hash: spec, state, sig, opt, priority, due, attempt, worker, history, task, result, error, failures,"
+    " lost, suspect, ending, result:<attempt>",
     "run:<id>:log": "stream: chunks of the log, ids attempt-seq; also the channel that tells of new ones",
     "state:<state>": "zset, scores 0: ids of the runs in that state, in the order of their ids, so of time",
     "ready:<signature>": "zset: queued runs by enqueue time less priority",
     "signatures": "set: every signature that a run has had",
     "delayed": "zset: scheduled runs by due time, epoch ms",
     "leases": "zset: running and cancelling runs by the end of their lease, epoch ms",
+    "deadlines": "zset: 'start <id>' and 'whole <id>' by deadline, epoch ms",
+    "permit:<name>": "set: the runs that hold the permit",
+    "waiting:<permit>": "zset: blocked runs, by the score that they had in the ready set",
+    "live:<group>": "set: the runs of a group that are not final",
+    "idem:<digest>": "string with expiry: the run that an Idempotency-Key made, and the digest of its body",
+    "unique:<digest>": "string: the run that holds a unique key",
+    "paused": "set: names of paused queues",
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
     "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
@@ -62,6 +70,17 @@ class Keys:
     @property
     def meta(self) -> str:
         return self.prefix + "meta"
+
+    @property
+    def deadlines(self) -> str:
+        return self.prefix + "deadlines"
+
+    @property
+    def paused(self) -> str:
+        return self.prefix + "paused"
+
+    def permit(self, name: str) -> str:
+        return f"{self.prefix}permit:{name}"
 
     def run(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}"

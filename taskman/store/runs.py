@@ -16,19 +16,41 @@ from .connection import Connection
 from .keys import Keys
 from .scripts import load_script
 
-__all__ = ["Assignment", "Outcome", "Page", "Promotion", "Runs", "Submission"]
+__all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
 
-MAX_LOST = 3
 _SCAN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A run to create; `due_ms` 0 means at once."""
+    """A run to create; `due_ms` 0 means at once.
+
+    `idempotency`: digests of the key and of the body. `on_conflict`: what a taken unique key leads to, reject or
+    return. `overlap`: skip or replace what else of its group is live.
+    """
 
     id: str
     spec: RunSpec
     due_ms: int = 0
+    idempotency: tuple[str, str] | None = None
+    on_conflict: str = "reject"
+    overlap: str | None = None
+
+    @property
+    def checks(self) -> str:
+        """What the script looks at before it creates the run, as words."""
+        words = [f"idem={':'.join(self.idempotency)}"] if self.idempotency else []
+        words += [f"conflict={self.on_conflict}"] if self.spec.unique else []
+        words += [f"overlap={self.overlap}"] if self.overlap else []
+        return " ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a submission: created, there, replayed, mismatch, taken or skipped; and the run it is about."""
+
+    outcome: str
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +60,15 @@ class Assignment:
     run_id: str
     attempt: int
     spec: RunSpec
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: succeeded, failed, cancelled, released or lost."""
+    """How an attempt ended: succeeded, failed, cancelled, retry, released or lost.
+
+    `wait_s` is the time until the next attempt, for retry.
+    """
 
     run_id: str
     attempt: int
@@ -50,6 +76,7 @@ class Outcome:
     reason: str | None = None
     result: Any = None
     error: str | None = None
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,37 +110,35 @@ class Runs:
     async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
         return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
 
-    async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Run]:
-        """Transition new runs to queued, or to scheduled when they are due later. All or none are created.
+    async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Receipt]:
+        """Transition new runs to queued, to scheduled when they are due later, or to skipped when they overlap.
 
-        Shape: one run for each submission, in order. Source: lua/submit.lua.
+        Shape: one receipt for each submission, in order. Source: lua/submit.lua.
         """
         arguments: list[Any] = []
         for one in submissions:
             spec = one.spec
-            arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or "", spec.to_document()]
-        now, *created = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
-        return [
-            _fresh(one, now, by) if new else await self.get(one.id)
-            for one, new in zip(submissions, created, strict=True)
-        ]
+            arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or ""]
+            arguments += [spec.script_options, one.checks, spec.to_document()]
+        _, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
+        return [Receipt(reply[i].decode(), reply[i + 1].decode()) for i in range(0, len(reply), 2)]
 
     async def claim(
         self, worker: str, limit: int, signatures: Iterable[str], *, lease_ms: int, now_ms: int = 0
     ) -> list[Assignment]:
         """Transition up to `limit` ready runs from queued to running, for `worker`.
 
-        Atomic. Order: priority with ageing, then submission. Empty when nothing is ready.
+        Atomic. Order: priority with ageing, then submission. Empty when nothing is ready, or all of it is blocked.
         Units: leases end `lease_ms` from now. Source: lua/claim.lua.
         """
         reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms)
         return [
-            Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 2]))
-            for i in range(0, len(reply), 3)
+            Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 3]), int(reply[i + 2]))
+            for i in range(0, len(reply), 4)
         ]
 
     async def finish(self, worker: str, outcomes: Sequence[Outcome], *, now_ms: int = 0) -> list[str]:
-        """Transition runs to how their attempts ended; `released` and `lost` ones go back to the queue.
+        """Transition runs to how their attempts ended; to scheduled for a retry, to queued when given back.
 
         Shape: the state of each run afterwards, or `stale` where the attempt is no longer current.
         Source: lua/finish.lua.
@@ -122,6 +147,7 @@ class Runs:
         for one in outcomes:
             result = b"" if one.result is None else _dump(one.result)
             arguments += [one.run_id, one.attempt, one.outcome, one.reason or "-", result, one.error or ""]
+            arguments.append(round(one.wait_s * 1000))
         reply = await self._script("finish", worker, *arguments, now_ms=now_ms)
         return [state.decode() for state in reply]
 
@@ -150,22 +176,32 @@ class Runs:
         now, promoted, run, schedule = await self._script("promote", limit, now_ms=now_ms)
         return Promotion(now, promoted, int(run) if run else None, int(schedule) if schedule else None)
 
-    async def reclaim_expired(self, limit: int = 200, *, now_ms: int = 0) -> int:
-        """Transition runs whose lease has run out back to queued, or to failed past their budget.
+    async def reclaim_expired(self, limit: int = 200, *, now_ms: int = 0) -> tuple[int, int]:
+        """Mark runs whose lease has run out as suspect; after their grace give them back, or fail them.
 
-        Shape: how many. Source: lua/reclaim.lua.
+        Shape: how many became suspect, how many were lost. Source: lua/reclaim.lua.
         """
-        now = now_ms or await self.now()
-        due = await self._connection.execute("ZRANGEBYSCORE", self._keys.leases, "-inf", now, "LIMIT", 0, limit)
-        return int(await self._script("reclaim", "", MAX_LOST, *due, now_ms=now_ms)) if due else 0
+        due = await self._due(self._keys.leases, limit, now_ms)
+        suspects, lost = await self._script("reclaim", "", *due, now_ms=now_ms) if due else (0, 0)
+        return int(suspects), int(lost)
 
     async def reclaim_from(self, worker: str, *, now_ms: int = 0) -> int:
         """Take back everything that this worker holds, because it is known to be gone. Source: lua/reclaim.lua."""
         held = await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)
         count = 0
         for first in range(0, len(held), 500):
-            count += await self._script("reclaim", worker, MAX_LOST, *held[first : first + 500], now_ms=now_ms)
+            count += (await self._script("reclaim", worker, *held[first : first + 500], now_ms=now_ms))[1]
         return count
+
+    async def expire(self, limit: int = 200, *, now_ms: int = 0) -> int:
+        """End runs past a deadline, or tell their workers to. Shape: how many. Source: lua/expire.lua."""
+        due = await self._due(self._keys.deadlines, limit, now_ms)
+        return int(await self._script("expire", *due, now_ms=now_ms)) if due else 0
+
+    async def _due(self, index: str, limit: int, now_ms: int) -> list[bytes]:
+        now = now_ms or await self.now()
+        found: list[bytes] = await self._connection.execute("ZRANGEBYSCORE", index, "-inf", now, "LIMIT", 0, limit)
+        return found
 
     async def now(self) -> int:
         """Redis' clock, epoch ms."""
@@ -257,14 +293,6 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _fresh(one: Submission, now_ms: int, by: str) -> Run:
-    later = one.due_ms > now_ms
-    state = State.SCHEDULED if later else State.QUEUED
-    history = (HistoryEntry(now_ms, state, None, 0, by),)
-    due_ms = one.due_ms if later else now_ms
-    return Run(id=one.id, spec=one.spec, state=state, attempt=0, worker=None, due_ms=due_ms, history=history)
-
-
 def _parse(run_id: str, reply: Sequence[bytes]) -> Run:
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
     return Run(
@@ -277,4 +305,6 @@ def _parse(run_id: str, reply: Sequence[bytes]) -> Run:
         history=tuple(HistoryEntry.parse(line) for line in fields[b"history"].decode().splitlines()),
         result=json.loads(fields[b"result"]) if b"result" in fields else None,
         error=fields[b"error"].decode() if b"error" in fields else None,
+        earlier_results={int(name[7:]): json.loads(fields[name]) for name in fields if name.startswith(b"result:")},
+        suspect=b"suspect" in fields,
     )

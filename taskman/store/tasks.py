@@ -35,6 +35,7 @@ class Fire:
     fire_time_ms: int
     run_id: str
     spec: RunSpec
+    overlap: str | None = None
     missed_ms: tuple[int, int] | None = None
 
 
@@ -132,7 +133,8 @@ class Tasks:
         reply = await self._script(
             "fire",
             *(due.task, due.schedule, fire.revision, due.due_ms, fire.next_ms or "", *missed),
-            *(fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.to_document()),
+            *(fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.script_options),
+            *(fire.overlap or "", spec.to_document()),
             now_ms=now_ms,
         )
         return bool(reply)

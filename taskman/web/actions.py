@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import Fault, InvalidInput, NotFound, nearest
+from ..errors import Conflict, Fault, InvalidInput, NotFound, nearest
 from ..model.ids import new_run_id
 from ..model.run import Run, RunSpec
 from ..model.states import State
@@ -17,81 +17,116 @@ from .services import Services
 
 __all__ = ["cancel_run", "create_run", "get_task", "run_task", "save_task"]
 
-PARAMS_LIMIT = 1024 * 1024
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A run that is wanted: what to execute and when, who asks how, and what to look at first."""
+
+    spec: RunSpec
+    by: str
+    due_ms: int = 0
+    overlap: str | None = None
+    on_conflict: str = "reject"
+    idempotency: tuple[str, str] | None = None
+
+    def submission(self) -> Submission:
+        """The order as the store takes it, under a fresh id."""
+        return Submission(new_run_id(), self.spec, self.due_ms, self.idempotency, self.on_conflict, self.overlap)
 
 
-async def create_run(services: Services, body: object, *, by: str, trigger: str) -> Run:
-    """Create a run from the body of `POST /runs`. Raises InvalidInput with every fault, StoreUnavailable."""
+async def create_run(
+    services: Services, body: object, *, by: str, trigger: str, idempotency: tuple[str, str] | None = None
+) -> tuple[Run, bool]:
+    """Create a run from the body of `POST /runs`; and whether it is new, not the one of an earlier request.
+
+    Raises: InvalidInput with every fault, Conflict when a unique key is taken, StoreUnavailable.
+    """
+    order = await order_of(services, body, by=by, trigger=trigger)
+    return await _submit(services, replace(order, idempotency=idempotency))
+
+
+async def order_of(services: Services, body: object, *, by: str, trigger: str) -> Order:
+    """Check the body of `POST /runs`. Raises InvalidInput with every fault, StoreUnavailable."""
     wanted = validate(RunRequest, body)
-    spec = await _spec_of(services, wanted, trigger)
-    return await _submit(services, spec, wanted.at, wanted.delay, by)
+    if wanted.task is not None:
+        return await _order_of_task(services, wanted, by, trigger)
+    if wanted.type is None:
+        raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
+    services.registry.check_params(wanted.type, wanted.params)
+    unique = wanted.unique.word(wanted.type, wanted.params) if wanted.unique else None
+    spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options())
+    conflict = wanted.unique.on_conflict if wanted.unique else "reject"
+    return Order(spec, by, await _due_ms(services, wanted.at, wanted.delay), on_conflict=conflict)
 
 
-async def _spec_of(services: Services, wanted: RunRequest, trigger: str) -> RunSpec:
-    if wanted.task is None:
-        if wanted.type is None:
-            raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
-        _check_params(services, wanted.type, wanted.params)
-        return RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, **wanted.run_options())
+async def _order_of_task(services: Services, wanted: RunRequest, by: str, trigger: str) -> Order:
     try:
-        task = await get_task(services, wanted.task)
+        task = await get_task(services, wanted.task or "")
     except NotFound as error:
         raise InvalidInput(str(error), "/task") from None
     if wanted.type not in (None, task.definition.type):
         raise InvalidInput(f"task '{task.name}' has the type '{task.definition.type}'", "/type")
     given = {name: value for name, value in wanted.run_options().items() if _option(name) in wanted.model_fields_set}
-    return _changed(services, task, wanted.params, given, trigger)
+    order = _order(services, task, wanted.params, given, by, trigger)
+    return replace(order, due_ms=await _due_ms(services, wanted.at, wanted.delay))
 
 
 def _option(name: str) -> str:
     return name.removesuffix("_s")
 
 
-async def run_task(services: Services, name: str, body: object, *, by: str, trigger: str) -> Run:
-    """Run a saved task now, with what `body` changes. Raises NotFound, InvalidInput, StoreUnavailable."""
+async def run_task(
+    services: Services, name: str, body: object, *, by: str, trigger: str, idempotency: tuple[str, str] | None = None
+) -> tuple[Run, bool]:
+    """Run a saved task now, with what `body` changes; see create_run. Raises NotFound as well."""
     wanted = validate(TaskRunRequest, body)
     task = await get_task(services, name)
+    order = _order(services, task, wanted.params, _changes(wanted, task), by, trigger)
+    due_ms = await _due_ms(services, wanted.at, wanted.delay)
+    return await _submit(services, replace(order, idempotency=idempotency, due_ms=due_ms))
+
+
+def _changes(wanted: TaskRunRequest, task: Task) -> dict[str, Any]:
     given = {"queue": wanted.queue, "priority": wanted.priority, "timeout_s": wanted.timeout}
     changes: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    if wanted.retry is not None:
+        changes["retry"] = wanted.retry.model_dump(exclude_defaults=True)
     if wanted.env:
         changes["env"] = {**task.definition.env, **wanted.env}
-    spec = _changed(services, task, wanted.params, changes, trigger)
-    return await _submit(services, spec, wanted.at, wanted.delay, by)
+    return changes
 
 
-def _changed(
-    services: Services, task: Task, params: Mapping[str, Any], options: Mapping[str, Any], trigger: str
-) -> RunSpec:
-    definition = task.definition
-    merged = {**definition.params, **params}
-    _check_params(services, definition.type, merged)
-    return RunSpec(
-        type=definition.type,
-        params=merged,
-        task=definition.name,
-        trigger=trigger,
-        **{**definition.run_options(), **options},
-    )
+def _order(
+    services: Services, task: Task, params: Mapping[str, Any], options: Mapping[str, Any], by: str, trigger: str
+) -> Order:
+    spec = task.spec(trigger=trigger, params=params, options=options)
+    services.registry.check_params(spec.type, spec.params)
+    unique = task.definition.unique
+    conflict = unique.on_conflict if unique else "reject"
+    return Order(spec, by, overlap=task.overlap_for(trigger), on_conflict=conflict)
 
 
-def _check_params(services: Services, type_name: str, params: Mapping[str, Any]) -> None:
-    services.registry.check_params(type_name, params)
-
-
-async def _submit(services: Services, spec: RunSpec, at_ms: int | None, delay_s: float | None, by: str) -> Run:
+async def _due_ms(services: Services, at_ms: int | None, delay_s: float | None) -> int:
     if at_ms is not None and delay_s is not None:
         raise InvalidInput("give 'at' or 'delay', not both", "/delay")
-    due_ms = at_ms or 0
     if delay_s:
-        due_ms = await services.store.runs.now() + round(delay_s * 1000)
-    created = await services.store.runs.submit([Submission(new_run_id(), spec, due_ms)], by=by)
-    return created[0]
+        return await services.store.runs.now() + round(delay_s * 1000)
+    return at_ms or 0
+
+
+async def _submit(services: Services, order: Order) -> tuple[Run, bool]:
+    receipt = (await services.store.runs.submit([order.submission()], by=order.by))[0]
+    if receipt.outcome == "mismatch":
+        raise InvalidInput("this Idempotency-Key came with another body before: use a new key for a new run")
+    if receipt.outcome == "taken":
+        raise Conflict(f"run {receipt.run_id} is the same by its unique key, and not over yet")
+    return await services.store.runs.get(receipt.run_id), receipt.outcome != "replayed"
 
 
 async def save_task(services: Services, body: object, *, must_be_new: bool, revision: int | None = None) -> Task:
     """Create or replace a task. Raises InvalidInput with every fault, Conflict, StoreUnavailable."""
     definition = validate(TaskDefinition, body)
-    _check_params(services, definition.type, definition.params)
+    services.registry.check_params(definition.type, definition.params)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]
     faults = [
@@ -117,8 +152,3 @@ async def get_task(services: Services, name: str) -> Task:
 async def cancel_run(services: Services, run_id: str, *, by: str) -> State:
     """Cancel a run; the state it is in then. Raises NotFound, Conflict, StoreUnavailable."""
     return await services.store.runs.cancel(run_id, by=by)
-
-
-def today_ms() -> int:
-    """This process's wall clock, epoch ms; for display only."""
-    return time.time_ns() // 1_000_000

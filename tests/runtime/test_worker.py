@@ -9,6 +9,7 @@ import pytest
 import trio
 from pydantic import BaseModel
 
+from taskman.model.admission import Node
 from taskman.model.ids import new_run_id
 from taskman.model.run import Run, RunSpec
 from taskman.model.states import State
@@ -87,7 +88,8 @@ def registry() -> PluginRegistry:
 
 @pytest.fixture
 async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery) -> Worker:
-    link = LocalLink(store, "w1", sorted(registry.task_types))
+    node = Node(id="w1", types=frozenset(registry.task_types), labels={"zone": "a"}, slots=8, running=0)
+    link = LocalLink(store, node)
     worker = Worker(link, registry, slots=8)
     await nursery.start(link.run)
     await nursery.start(worker.run)
@@ -96,7 +98,7 @@ async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery) 
 
 async def submit(store: Store, what: str, value: Any = None, **options: Any) -> str:
     spec = RunSpec(type="probe", params={"what": what, "value": value}, **options)
-    return (await store.runs.submit([Submission(new_run_id(), spec)], by="test"))[0].id
+    return (await store.runs.submit([Submission(new_run_id(), spec)], by="test"))[0].run_id
 
 
 async def until(store: Store, run_id: str, wanted: Callable[[Run], bool] = lambda run: run.is_final) -> Run:
@@ -127,7 +129,7 @@ async def test_what_a_task_raises_is_its_failure(store: Store, worker: Worker, w
 
 async def test_params_that_the_type_refuses_are_rejected(store: Store, worker: Worker) -> None:
     spec = RunSpec(type="shell", params={"nonsense": 1})
-    run = await until(store, (await store.runs.submit([Submission(new_run_id(), spec)], by="test"))[0].id)
+    run = await until(store, (await store.runs.submit([Submission(new_run_id(), spec)], by="test"))[0].run_id)
     assert (run.state, run.reason) == (State.FAILED, "rejected")
     assert "/params/nonsense" in (run.error or "")
 

@@ -12,7 +12,8 @@ from taskman.model.states import State
 from taskman.store.runs import Outcome, Submission
 from taskman.store.store import Store
 
-LEASE_MS = 40_000
+LEASE_MS = 20_000
+GRACE_MS = 20_000
 NOW = 1_800_000_000_000
 
 
@@ -22,7 +23,8 @@ def spec(**changes: object) -> RunSpec:
 
 async def submit(store: Store, due_ms: int = 0, **changes: object) -> str:
     created = await store.runs.submit([Submission(new_run_id(), spec(**changes), due_ms)], by="test", now_ms=NOW)
-    return created[0].id
+    assert created[0].outcome == "created"
+    return created[0].run_id
 
 
 async def claim(store: Store, worker: str = "w1", limit: int = 10, now_ms: int = NOW) -> list[tuple[str, int]]:
@@ -34,6 +36,14 @@ async def claim(store: Store, worker: str = "w1", limit: int = 10, now_ms: int =
 async def finish(store: Store, run_id: str, attempt: int, outcome: str = "succeeded", worker: str = "w1") -> str:
     outcomes = [Outcome(run_id, attempt, outcome, result={"n": 1})]
     return (await store.runs.finish(worker, outcomes, now_ms=NOW + 5))[0]
+
+
+async def lose(store: Store, claimed_at_ms: int) -> int:
+    """Let the lease of what was claimed then run out, and its grace; the time that it is then."""
+    assert (await store.runs.reclaim_expired(now_ms=claimed_at_ms + LEASE_MS))[0] > 0
+    now_ms = claimed_at_ms + LEASE_MS + GRACE_MS
+    assert (await store.runs.reclaim_expired(now_ms=now_ms))[1] > 0
+    return now_ms
 
 
 async def indexed(store: Store, run_id: str) -> list[str]:
@@ -63,7 +73,7 @@ async def test_submitting_an_id_again_changes_nothing(store: Store) -> None:
     await store.runs.submit([one], by="test")
     await claim(store)
     again = await store.runs.submit([one], by="test")
-    assert again[0].state is State.RUNNING
+    assert (again[0].outcome, (await store.runs.get(one.id)).state) == ("there", State.RUNNING)
 
 
 async def test_higher_priority_is_claimed_first_and_equals_in_order(store: Store) -> None:
@@ -101,7 +111,7 @@ async def test_two_workers_never_get_the_same_run(store: Store) -> None:
 async def test_a_stale_attempt_can_change_nothing(store: Store) -> None:
     run_id = await submit(store)
     await claim(store, "w1")
-    await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS)
+    await lose(store, NOW)
     assert await claim(store, "w2") == [(run_id, 2)]
     before = await store.runs.get(run_id)
     assert await finish(store, run_id, 1, worker="w1") == "stale"
@@ -119,31 +129,55 @@ async def test_finishing_twice_is_one_finish(store: Store) -> None:
     assert len((await store.runs.get(run_id)).history) == 3
 
 
-async def test_a_renewed_lease_is_not_reclaimed(store: Store) -> None:
+async def test_a_run_without_renewal_is_suspect_first_and_lost_after_its_grace(store: Store) -> None:
     run_id = await submit(store)
     await claim(store)
-    assert await store.runs.extend("w1", [(run_id, 1)], lease_ms=LEASE_MS, now_ms=NOW + 30_000) == ["keep"]
-    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS) == 0
-    assert await store.runs.reclaim_expired(now_ms=NOW + 30_000 + LEASE_MS) == 1
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS - 1) == (0, 0)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS) == (1, 0)
+    run = await store.runs.get(run_id)
+    assert (run.state, run.suspect) == (State.RUNNING, True)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS + GRACE_MS - 1) == (0, 0)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS + GRACE_MS) == (0, 1)
+    run = await store.runs.get(run_id)
+    assert (run.state, run.reason, run.suspect) == (State.QUEUED, "lost", False)
+
+
+async def test_a_heartbeat_or_a_result_clears_the_suspicion(store: Store) -> None:
+    beating, ending = await submit(store), await submit(store)
+    await claim(store)
+    await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS)
+    held = [(beating, 1)]
+    assert await store.runs.extend("w1", held, lease_ms=LEASE_MS, now_ms=NOW + LEASE_MS + 1) == ["keep"]
+    assert (await store.runs.get(beating)).suspect is False
+    assert await finish(store, ending, 1) == "succeeded"
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS + GRACE_MS) == (0, 0)
+
+
+async def test_the_grace_is_the_runs_own(store: Store) -> None:
+    await submit(store, lost_grace_s=3600)
+    await claim(store)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS) == (1, 0)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS + 3_599_999) == (0, 0)
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS + 3_600_000) == (0, 1)
 
 
 async def test_a_lease_follows_a_clock_that_jumped_back(store: Store) -> None:
     run_id = await submit(store)
     await claim(store, now_ms=NOW + 7_200_000)
     await store.runs.extend("w1", [(run_id, 1)], lease_ms=LEASE_MS, now_ms=NOW)
-    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS) == 1
+    assert await store.runs.reclaim_expired(now_ms=NOW + LEASE_MS) == (1, 0)
 
 
-async def test_a_run_that_loses_every_worker_fails_in_the_end(store: Store) -> None:
-    run_id = await submit(store)
+@pytest.mark.parametrize("max_lost", [0, 1, 3])
+async def test_a_run_that_loses_every_worker_fails_in_the_end(store: Store, max_lost: int) -> None:
+    run_id = await submit(store, max_lost=max_lost)
     now = NOW
-    for attempt in range(1, 5):
+    for attempt in range(1, max_lost + 2):
         assert await claim(store, now_ms=now) == [(run_id, attempt)]
-        now += LEASE_MS
-        await store.runs.reclaim_expired(now_ms=now)
+        now = await lose(store, now)
     run = await store.runs.get(run_id)
     assert (run.state, run.reason) == (State.FAILED, "lost")
-    assert [attempt.state for attempt in run.attempts] == ["lost"] * 4
+    assert [attempt.state for attempt in run.attempts] == ["lost"] * (max_lost + 1)
     assert await claim(store) == []
 
 

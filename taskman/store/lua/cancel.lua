@@ -7,12 +7,6 @@ local run = load(ARGV[2])
 if not run then return {0, ''} end
 settling()
 local before = run.state
-if before == 'running' then
-  change(run, 'cancelling', 'requested', ARGV[3])
-elseif before == 'scheduled' or before == 'queued' or before == 'blocked' then
-  call('ZREM', P .. 'delayed', run.id)
-  call('ZREM', P .. 'ready:' .. run.sig, run.id)
-  change(run, 'cancelled', 'requested', ARGV[3])
-end
+cancel(run, 'requested', ARGV[3])
 flush()
 return {run.state == before and 0 or 1, run.state}

@@ -1,31 +1,71 @@
--- claim: queued -> running, for one worker. Atomic; at most `limit` runs, best score first over all signatures.
+-- claim: queued -> running, for one worker, or queued -> blocked while a permit has no room. Atomic; at most `limit`
+-- runs start, best score first over all signatures; paused queues are passed over.
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] lease, ms   ARGV[3] worker   ARGV[4] limit   then the signatures it can serve
--- Reply: flat list of id, attempt, spec for each run claimed
+-- Reply: flat list of id, attempt, failures so far, spec for each run claimed
 -- Safe to repeat: a repeated call claims other runs; what an unheard reply had claimed is lost and found by its lease.
+local MOST_LOOKED_AT = 2000
 local lease_end, worker, limit = text(now + tonumber(ARGV[2])), ARGV[3], tonumber(ARGV[4])
-local heads = {}
+local paused, served = {}, {}
+for _, queue in ipairs(call('SMEMBERS', P .. 'paused')) do paused[queue] = true end
 for i = 5, #ARGV do
-  local ready = call('ZRANGE', P .. 'ready:' .. ARGV[i], 0, limit - 1, 'WITHSCORES')
-  for j = 1, #ready, 2 do table.insert(heads, {ready[j], tonumber(ready[j + 1]), ARGV[i]}) end
+  if not paused[string.match(ARGV[i], '^[^|]*|([^|]*)|')] then table.insert(served, ARGV[i]) end
 end
-table.sort(heads, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
-settling()
-local reply, leases = {}, {}
-for n = 1, math.min(limit, #heads) do
-  local id = heads[n][1]
-  call('ZREM', P .. 'ready:' .. heads[n][3], id)
+
+local function heads(count)
+  local found = {}
+  for _, sig in ipairs(served) do
+    local ready = call('ZRANGE', P .. 'ready:' .. sig, 0, count - 1, 'WITHSCORES')
+    for j = 1, #ready, 2 do table.insert(found, {ready[j], tonumber(ready[j + 1]), sig}) end
+  end
+  table.sort(found, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
+  return found
+end
+
+-- The first permit without room, or nil when all have been taken.
+local function lacking(run)
+  if run.opt == '' then return nil end
+  for permit, room in permits(run) do
+    if call('SCARD', P .. 'permit:' .. permit) >= tonumber(room) then return permit end
+  end
+  for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end
+end
+
+local reply, leases, looked = {}, {}, 0
+
+local function start(run)
+  run.attempt, run.worker = text(tonumber(run.attempt) + 1), worker
+  change(run, 'running', '-', 'worker:' .. worker, 'attempt', run.attempt, 'worker', worker)
+  if run.opt ~= '' then
+    call('ZREM', P .. 'deadlines', 'start ' .. run.id)
+    forget_unique(run, 'pending')
+  end
+  table.insert(leases, lease_end)
+  table.insert(leases, run.id)
+  local f = call('HMGET', P .. 'run:' .. run.id, 'failures', 'spec')
+  for _, part in ipairs({run.id, run.attempt, f[1] or '0', f[2]}) do table.insert(reply, part) end
+end
+
+local function consider(id)
   local run = load(id)
-  if run and run.state == 'queued' then
-    run.attempt, run.worker = text(tonumber(run.attempt) + 1), worker
-    change(run, 'running', '-', 'worker:' .. worker, 'attempt', run.attempt, 'worker', worker)
-    table.insert(leases, lease_end)
-    table.insert(leases, id)
-    table.insert(reply, id)
-    table.insert(reply, run.attempt)
-    table.insert(reply, call('HGET', P .. 'run:' .. id, 'spec'))
+  if not run or run.state ~= 'queued' then return end
+  local permit = lacking(run)
+  if not permit then return start(run) end
+  change(run, 'blocked', 'limit', 'worker:' .. worker)
+  call('ZADD', P .. 'waiting:' .. permit, score(run), id)
+end
+
+settling()
+while #leases / 2 < limit and looked < MOST_LOOKED_AT do
+  local wanted = limit - #leases / 2
+  local found = heads(wanted)
+  if #found == 0 then break end
+  for n = 1, math.min(wanted, #found) do
+    call('ZREM', P .. 'ready:' .. found[n][3], found[n][1])
+    consider(found[n][1])
+    looked = looked + 1
   end
 end
-if #leases > 0 then call('ZADD', P .. 'leases', unpack(leases)) end
+if #leases > 0 then in_slices('ZADD', P .. 'leases', leases) end
 flush()
 return reply

@@ -9,7 +9,7 @@ for _, id in ipairs(due) do
   call('ZREM', P .. 'delayed', id)
   local run = load(id)
   if run and run.state == 'scheduled' then
-    make_ready(run, tonumber(call('HGET', P .. 'run:' .. id, 'priority') or '0'))
+    make_ready(run)
     change(run, 'queued', 'due', 'scheduler')
   end
 end

@@ -1,34 +1,57 @@
--- submit: (none) -> queued, or -> scheduled when it is due later. A batch; all or nothing of it is created.
+-- submit: (none) -> queued; -> scheduled when it is due later; -> skipped when it overlaps and may not. A batch.
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] by, percent-encoded
--- then 6 for each run: id, due (epoch ms, 0: at once), signature, priority, task ('' none), spec (JSON, opaque)
--- Reply: {now, 1 or 0 for each run: created, or there already}
+-- then 8 for each run: id, due (epoch ms, 0: at once), signature, priority, task ('' none), options for the scripts
+--   (see prelude, '' none), what to look at first, spec (JSON, opaque)
+--   What to look at first: '' nothing, else words: idem=digest:body digest   conflict=reject|return   overlap=skip|replace
+-- Reply: {now, then for each run its outcome and the id it is about}
+--   outcome: created, there (the id exists), replayed, mismatch (same key, other body), taken (unique), skipped
 -- Safe to repeat: an id that exists is left alone.
 local by, reply = ARGV[2], {now}
-for i = 3, #ARGV, 6 do
-  local id, due, sig, priority, task = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local key = P .. 'run:' .. id
-  if call('EXISTS', key) == 1 then
-    table.insert(reply, 0)
-  else
-    local run = {id = id, state = false, attempt = '0', worker = '', sig = sig, task = task, history = ''}
-    local later = due > now
-    call('SADD', P .. 'signatures', sig)
-    change(run, later and 'scheduled' or 'queued', '-', by, 'attempt', 0, 'sig', sig, 'spec', ARGV[i + 5],
-      'due', text(later and due or now))
-    if priority ~= '0' then call('HSET', key, 'priority', priority) end
-    if task ~= '' then
-      call('HSET', key, 'task', task)
-      call('ZADD', P .. 'task:' .. task .. ':runs', 0, id)
-    end
-    if later then
-      call('ZADD', P .. 'delayed', text(due), id)
-      announce('due', text(due))
-    else
-      make_ready(run, tonumber(priority))
-    end
-    table.insert(reply, 1)
+local IDEMPOTENT_MS = 86400000
+
+local function word(first, name) return string.match(' ' .. first, ' ' .. name .. '=(%S+)') end
+
+-- The outcome that keeps this run from being created, with the id of the run it is about.
+local function hindrance(run, first)
+  if call('EXISTS', P .. 'run:' .. run.id) == 1 then return 'there', run.id end
+  if first == '' then return nil end
+  local key, body = string.match(word(first, 'idem') or '', '^(%x+):(%x+)$')
+  local known = key and call('GET', P .. 'idem:' .. key)
+  if known then
+    local id, same = string.match(known, '^(%S+) (%S+)$')
+    return same == body and 'replayed' or 'mismatch', id
   end
+  local unique = string.match(option(run, 'uq') or '', '^(%x+):')
+  local holder = unique and call('GET', P .. 'unique:' .. unique)
+  if holder and call('EXISTS', P .. 'run:' .. holder) == 1 then
+    return word(first, 'conflict') == 'return' and 'replayed' or 'taken', holder
+  end
+end
+
+local function remember(run, first)
+  local key, body = string.match(word(first, 'idem') or '', '^(%x+):(%x+)$')
+  if key then call('SET', P .. 'idem:' .. key, run.id .. ' ' .. body, 'PX', IDEMPOTENT_MS) end
+  local unique, while_ = string.match(option(run, 'uq') or '', '^(%x+):(%w+)$')
+  if unique then
+    call('SET', P .. 'unique:' .. unique, run.id)
+    if tonumber(while_) then call('PEXPIRE', P .. 'unique:' .. unique, while_) end
+  end
+end
+
+for i = 3, #ARGV, 8 do
+  local due, first = tonumber(ARGV[i + 1]), ARGV[i + 6]
+  local run = {id = ARGV[i], state = false, attempt = '0', worker = '', sig = ARGV[i + 2], priority = ARGV[i + 3],
+    task = ARGV[i + 4], history = '', opt = ARGV[i + 5]}
+  local outcome, about = hindrance(run, first)
+  if not outcome then
+    outcome, about = 'created', run.id
+    create(run, due, ARGV[i + 7], word(first, 'overlap'), by)
+    if run.state == 'skipped' then outcome = 'skipped' end
+    if first ~= '' then remember(run, first) end
+  end
+  table.insert(reply, outcome)
+  table.insert(reply, about)
 end
 flush()
 return reply

@@ -10,8 +10,10 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from ...errors import Fault, InvalidInput, nearest
 from ...model.instants import parse_duration
+from ...model.sameness import digest_of
+from ..auth import identity
 
-__all__ = ["check_query", "json_body", "limit_of", "number_of", "seconds_of", "trigger_of"]
+__all__ = ["check_query", "idempotency_of", "json_body", "limit_of", "number_of", "seconds_of", "trigger_of"]
 
 MAX_LIMIT = 1000
 MAX_WAIT_S = 300.0
@@ -31,6 +33,16 @@ async def json_body(*, optional: bool = False) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise BadRequest(f"the body is no JSON: {error.msg} ({where})") from None
+
+
+async def idempotency_of() -> tuple[str, str] | None:
+    """Digests of the Idempotency-Key (of this caller and address) and of the body, where there is a key."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= 255:
+        raise InvalidInput("an Idempotency-Key has 1 to 255 characters", "")
+    return digest_of(identity().by, request.path, key), digest_of(await request.get_data())
 
 
 def check_query(*known: str) -> None:

@@ -19,7 +19,7 @@ from ..auth import identity
 from ..logs import LogBody, LogEvents, LogReader, Position, as_bytes, as_ndjson
 from ..services import Services, services
 from ..sse import respond
-from .bodies import check_query, json_body, limit_of, number_of, seconds_of, trigger_of
+from .bodies import check_query, idempotency_of, json_body, limit_of, number_of, seconds_of, trigger_of
 
 __all__ = ["blueprint"]
 
@@ -31,13 +31,17 @@ blueprint = Blueprint("runs_api", __name__, url_prefix="/runs")
 @blueprint.post("")
 async def create() -> ResponseReturnValue:
     """Create a run: 201 with its address."""
-    run = await actions.create_run(services(), await json_body(), by=identity().by, trigger=trigger_of())
-    return created(run)
+    body, idempotency = await json_body(), await idempotency_of()
+    made = await actions.create_run(services(), body, by=identity().by, trigger=trigger_of(), idempotency=idempotency)
+    return created(*made)
 
 
-def created(run: Run) -> ResponseReturnValue:
-    """The answer to a request that has made a run."""
-    return run.to_json(detail=True), 201, {"Location": url_for("api.runs_api.show", run_id=run.id)}
+def created(run: Run, is_new: bool) -> ResponseReturnValue:
+    """The answer to a request that has made a run, or whose run had been made before."""
+    headers = {"Location": url_for("api.runs_api.show", run_id=run.id)}
+    if not is_new:
+        headers["Idempotent-Replayed"] = "true"
+    return run.to_json(detail=True), 201 if is_new else 200, headers
 
 
 @blueprint.get("")

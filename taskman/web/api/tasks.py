@@ -10,7 +10,7 @@ from ...model.task import Task
 from .. import actions
 from ..auth import identity
 from ..services import services
-from .bodies import check_query, json_body, limit_of, trigger_of
+from .bodies import check_query, idempotency_of, json_body, limit_of, trigger_of
 from .runs import created
 
 __all__ = ["blueprint"]
@@ -68,5 +68,6 @@ async def delete(name: str) -> ResponseReturnValue:
 @blueprint.post("/<name>/runs")
 async def run_now(name: str) -> ResponseReturnValue:
     """Run a task now, with what the body changes."""
-    body = await json_body(optional=True)
-    return created(await actions.run_task(services(), name, body, by=identity().by, trigger=trigger_of()))
+    body, idempotency = await json_body(optional=True), await idempotency_of()
+    by, trigger = identity().by, trigger_of()
+    return created(*await actions.run_task(services(), name, body, by=by, trigger=trigger, idempotency=idempotency))
