@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 from urllib.parse import quote
 
 from .config import Config
@@ -107,6 +107,22 @@ class Client:
     def runs(self, **filters: Any) -> Iterator[Document]:
         """Every run that the filters let through, newest first, fetched page by page (`limit` a page)."""
         return self._items("/runs", filters)
+
+    def why(self, run_id: str) -> Document:
+        """Why the run is not running: `{state, reasons: [{code, detail, since}]}`."""
+        return cast(Document, self.request("GET", f"/runs/{_segment(run_id)}/why"))
+
+    def queues(self) -> list[Document]:
+        """Every queue with its depth."""
+        return list(self._items("/queues", {}))
+
+    def pause_queue(self, name: str, *, paused: bool) -> Document:
+        """Stop or resume claims from a queue; the queue as it is then."""
+        return cast(Document, self.request("POST", f"/queues/{_segment(name)}/{'pause' if paused else 'resume'}"))
+
+    def workers(self) -> list[Document]:
+        """The workers that are there."""
+        return list(self._items("/workers", {}))
 
     def cancel(self, run_id: str, force: bool = False) -> Document | None:
         """Ask for the run to be cancelled; with `force`, without a grace time."""

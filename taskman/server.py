@@ -121,6 +121,7 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
             credentials.withdraw_url(parts.directory, url)
             if worker is not None:
                 await worker.drain(parts.config.drain_timeout)
+                await parts.store.workers.remove(parts.worker_id)
         services.cancel_scope.cancel()
 
 
@@ -135,7 +136,7 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
         return None
     types = frozenset(parts.registry.task_types)
     node = Node(id=parts.worker_id, types=types, labels=parts.config.labels, slots=slots, running=0)
-    link = LocalLink(parts.store, node)
+    link = LocalLink(parts.store, node, {name: one.version for name, one in parts.registry.task_types.items()})
     worker = Worker(link, parts.registry, slots)
     await nursery.start(link.run)
     await nursery.start(worker.run)

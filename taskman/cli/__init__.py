@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List, inspect, follow and cancel runs."),
     "logs": ("logs", "Print the log of a run."),
     "tasks": ("tasks", "List, inspect, create and delete tasks."),
+    "queues": ("queues", "List, pause and resume queues."),
+    "workers": ("workers", "List the workers that are there."),
     "config": ("config", "Show the settings in force and where they come from."),
 }
 

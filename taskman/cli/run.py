@@ -67,6 +67,7 @@ class _Order:
     queue: str | None
     priority: int | None
     timeout: str | None
+    retries: int | None
     idempotency_key: str | None
     as_json: bool
     argv: list[str]
@@ -97,6 +98,7 @@ class _Order:
             "queue": self.queue,
             "priority": self.priority,
             "timeout": self.timeout,
+            "retry": None if self.retries is None else {"max_attempts": self.retries + 1},
         }
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -138,6 +140,7 @@ class _Order:
 @click.option("--queue", metavar="Q", help="The queue to wait in.")
 @click.option("--priority", type=int, metavar="N", help="Higher goes first.")
 @click.option("--timeout", metavar="5m", help="The longest that an attempt may take.")
+@click.option("--retries", type=click.IntRange(0, 999), metavar="N", help="Try again so often when it fails.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key and request give the same run, not a second one.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run as JSON, instead of its log.")
 def run(**options: Any) -> int:

@@ -142,6 +142,22 @@ def wait(run_id: str, timeout: str | None, as_json: bool) -> int:
     return Exit.WAIT_TIMED_OUT
 
 
+@runs.command(epilog=examples("taskman runs why ID", "taskman runs why ID --json"))
+@click.argument("run_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+def why(run_id: str, as_json: bool) -> None:
+    """Say why a run is not running."""
+    with session() as client, known_run(run_id):
+        answer = client.why(run_id)
+    if as_json:
+        print_json(answer)
+        return
+    for one in answer["reasons"]:
+        click.echo(f"{one['code']}: {one['detail']}")
+    if not answer["reasons"]:
+        click.echo(f"nothing keeps it: it is {answer['state']}")
+
+
 @runs.command(epilog=examples("taskman runs cancel ID", "taskman runs cancel --force ID ID"))
 @click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Without a grace time to clean up.")

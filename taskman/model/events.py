@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DueEvent", "Event", "RunEvent", "TaskEvent", "parse_event"]
+__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "parse_event"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,15 @@ class DueEvent:
     at_ms: int
 
 
-Event = RunEvent | TaskEvent | DueEvent
+@dataclass(frozen=True, slots=True)
+class QueueEvent:
+    """A queue was paused or resumed."""
+
+    name: str
+    change: str
+
+
+Event = RunEvent | TaskEvent | DueEvent | QueueEvent
 
 
 def parse_event(line: str) -> Event | None:
@@ -46,6 +54,8 @@ def parse_event(line: str) -> Event | None:
         return RunEvent(run_id, state, _some(reason), int(attempt), _some(worker), _some(task), signature)
     if kind == "task" and len(rest) == 2:
         return TaskEvent(*rest)
+    if kind == "queue" and len(rest) == 2:
+        return QueueEvent(*rest)
     if kind == "due" and len(rest) == 1:
         return DueEvent(int(rest[0]))
     return None

@@ -18,7 +18,7 @@ from .sameness import Unique, compact, render
 from .schedule import Schedule
 from .validation import Duration, Instant
 
-__all__ = ["RunOptions", "RunRequest", "Task", "TaskDefinition", "TaskRunRequest"]
+__all__ = ["CancelRequest", "RunOptions", "RunRequest", "Task", "TaskDefinition", "TaskRunRequest"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
@@ -121,6 +121,14 @@ class RunRequest(RunOptions):
     task: str | None = Field(None, description="a saved task whose values are the defaults")
     at: Instant | None = Field(None, description="not before this instant")
     delay: Duration | None = Field(None, description="not before so much later")
+
+
+class CancelRequest(BaseModel):
+    """The body of `POST /runs/{id}/cancel`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = Field(default=False, description="without a grace to clean up")
 
 
 class TaskRunRequest(BaseModel):

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 
-__all__ = ["Link"]
+__all__ = ["Cancel", "Link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Somebody wants a run ended; with `force` at once, without a grace."""
+
+    run_id: str
+    force: bool = False
 
 
 class Link(Protocol):
@@ -27,6 +36,10 @@ class Link(Protocol):
         """Report how attempts ended; the state of each run afterwards, or `stale`. Safe to repeat."""
         ...
 
+    async def report(self, running: int, slots: int) -> None:
+        """Say how the worker stands; with each heartbeat."""
+        ...
+
     async def extend(self, held: Sequence[tuple[str, int]]) -> list[str]:
         """Renew the leases of (run id, attempt) pairs: keep, cancel or drop for each."""
         ...
@@ -35,6 +48,6 @@ class Link(Protocol):
         """Store chunks; False when the attempt is no longer this worker's. Safe to repeat."""
         ...
 
-    def cancels(self) -> AsyncIterator[str | None]:
-        """The ids of runs of this worker that somebody cancels; None: some may have been missed, ask `extend`."""
+    def cancels(self) -> AsyncIterator[Cancel | None]:
+        """The runs of this worker that somebody cancels; None: some may have been missed, ask `extend`."""
         ...

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import trio
 
 from ..errors import StoreUnavailable
 from ..model.admission import Node, serves_signature
-from ..model.events import RunEvent
+from ..model.events import QueueEvent, RunEvent
 from ..model.states import State
 from ..store.events import Batch
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..store.store import Store
+from .link import Cancel
 
 __all__ = ["LocalLink"]
 
@@ -22,17 +25,23 @@ __all__ = ["LocalLink"]
 LEASE_MS = 20_000
 _RECHECK_S = 30.0
 _RETRY_S = 0.5
+_RECOVERY_S = 15.0
+_log = logging.getLogger("taskman.worker")
 
 
 class LocalLink:
     """Serves what `node` says. `run` must be running."""
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Node, versions: Mapping[str, str] | None = None) -> None:
+        """`versions` are those of the node's task types."""
         self.worker = node.id
         self._store, self._node = store, node
+        self._versions = dict(versions or dict.fromkeys(node.types, ""))
         self._signatures: dict[str, None] = {}
         self._ready = trio.Event()
-        self._cancels_in, self._cancels_out = trio.open_memory_channel[str | None](1000)
+        self._cancels_in, self._cancels_out = trio.open_memory_channel[Cancel | None](1000)
+        self._known_redis: str | None = None
+        self._trusted_link = self._reported_link = -1
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the store's events into wake-ups, for ever."""
@@ -47,17 +56,19 @@ class LocalLink:
 
     def _notice(self, batch: Batch) -> None:
         for event in batch.events:
+            if isinstance(event, QueueEvent):
+                self._ready.set()
             if not isinstance(event, RunEvent):
                 continue
             if event.state == State.QUEUED and self._serves(event.signature):
                 self._signatures[event.signature] = None
                 self._ready.set()
             elif event.state == State.CANCELLING and event.worker == self.worker:
-                self._cancelled(event.id)
+                self._cancelled(Cancel(event.id, force=event.reason == "forced"))
 
-    def _cancelled(self, run_id: str | None) -> None:
+    def _cancelled(self, cancel: Cancel | None) -> None:
         with suppress(trio.WouldBlock):  # the next heartbeat tells the worker all the same
-            self._cancels_in.send_nowait(run_id)
+            self._cancels_in.send_nowait(cancel)
 
     async def _learn_signatures(self) -> None:
         try:
@@ -88,14 +99,41 @@ class LocalLink:
         """One call, shielded (the connection bounds it): a claim whose reply is dropped would wait for its lease."""
         if not self._signatures:
             return []
+        if self._trusted_link != self._store.connection.links:
+            await self._recover()
         claimed: list[Assignment] = []
         with trio.CancelScope(shield=True):
             claimed = await self._store.runs.claim(self.worker, limit, self._signatures, lease_ms=LEASE_MS)
         return claimed
 
+    async def _recover(self) -> None:
+        """After a reconnection: a Redis that was restarted may have forgotten claims that its workers still execute.
+
+        Nothing is claimed until every worker that it knows of has said what it holds, or has had time to.
+        """
+        link = self._store.connection.links
+        redis = await self._store.connection.server_id()
+        if self._known_redis not in (None, redis):
+            _log.warning("Redis was restarted: claims wait until its workers have said what they hold")
+            self._cancelled(None)
+            began_ms = await self._store.runs.now()
+            with trio.move_on_after(_RECOVERY_S):
+                while self._reported_link != link or await self._is_silent(began_ms):
+                    await trio.sleep(_RETRY_S)
+        self._known_redis, self._trusted_link = redis, link
+
+    async def _is_silent(self, since_ms: int) -> bool:
+        return any(entry.seen_ms < since_ms for entry in await self._store.workers.live())
+
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """See Link."""
         return await self._store.runs.finish(self.worker, outcomes)
+
+    async def report(self, running: int, slots: int) -> None:
+        """See Link."""
+        link = self._store.connection.links
+        await self._store.workers.report(replace(self._node, running=running, slots=slots), self._versions)
+        self._reported_link = link
 
     async def extend(self, held: Sequence[tuple[str, int]]) -> list[str]:
         """See Link."""
@@ -105,6 +143,6 @@ class LocalLink:
         """See Link."""
         return await self._store.logs.append(run_id, attempt, self.worker, chunks)
 
-    def cancels(self) -> AsyncIterator[str | None]:
+    def cancels(self) -> AsyncIterator[Cancel | None]:
         """See Link."""
         return self._cancels_out

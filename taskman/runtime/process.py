@@ -102,6 +102,15 @@ class Processes:
                 self._trees.discard(tree)
                 self._release(shim, reusable=not shim.busy)
 
+    async def kill(self, run_id: str) -> None:
+        """SIGKILL for every tree of that run, without a grace; `execute` returns when they are gone.
+
+        Cancellation: the signal is sent all the same.
+        """
+        for tree in list(self._trees):
+            if tree.spec.env.get("TASKMAN_RUN_ID") == run_id:
+                await tree.kill()
+
     async def _start_tree(self, spec: ProcessSpec, fds: list[int]) -> _Shim:
         request = _spawn_request(spec)
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -309,6 +318,12 @@ class _Tree:
         if self._failure or not self._result:
             raise self._failure or ShimLost("The process tree could not be ended in time.")
         return self._result
+
+    async def kill(self) -> None:
+        """Have the tree killed at once, also when it is being stopped already."""
+        if not self._gone:
+            with trio.move_on_after(STOP_MARGIN_S, shield=True), contextlib.suppress(ShimLost):
+                await self._shim.send(shim_program.pack([b"kill"]))
 
     async def stop(self) -> None:
         """Have the tree ended within its grace, and `follow` return soon after."""

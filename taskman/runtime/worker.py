@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import trio
 
@@ -134,6 +135,7 @@ class Worker:
             try:
                 await self._renew()
                 renewed_at = began
+                await self._link.report(self._busy, self._slots)
             except StoreUnavailable:
                 self._drop_unrenewed(began - renewed_at)
                 await trio.sleep(_RETRY_S)
@@ -166,11 +168,12 @@ class Worker:
                 attempt.end("dropped")
 
     async def _follow_cancels(self) -> None:
-        async for run_id in self._link.cancels():
-            if run_id is None:
-                try:
+        async for cancel in self._link.cancels():
+            if cancel is None:
+                with suppress(StoreUnavailable):  # the next heartbeat asks again
                     await self._renew()
-                except StoreUnavailable:
-                    continue  # the next heartbeat asks again
-            elif run_id in self._held:
-                self._held[run_id].end("cancelled")
+                    await self._link.report(self._busy, self._slots)
+            elif cancel.run_id in self._held:
+                self._held[cancel.run_id].end("cancelled")
+                if cancel.force:
+                    await self._processes.kill(cancel.run_id)

@@ -31,6 +31,8 @@ class Connection:
         self._call_timeout_s = call_timeout_s
         self._dialer = Dialer(Endpoint.from_url(url, connect_timeout_s=call_timeout_s))
         self._link: _CallLink | None = None
+        self.links = 0
+        """How many links there have been: another number means that this one is new."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the link for ever: connect, call started(), and reconnect by itself after each loss.
@@ -102,7 +104,13 @@ class Connection:
             )
         return call.replies
 
+    async def server_id(self) -> str:
+        """The id that Redis gives itself at each start. Raises StoreUnavailable."""
+        info: bytes = await self.execute("INFO", "server")
+        return info.partition(b"run_id:")[2].split(b"\r\n")[0].decode()
+
     def _adopt(self, stream: trio.abc.Stream) -> Link:
+        self.links += 1
         self._link = _CallLink(stream, silence_s=self._call_timeout_s)
         return self._link
 

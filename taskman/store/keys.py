@@ -25,6 +25,7 @@ PATTERNS: dict[str, str] = {
     "idem:<digest>": "string with expiry: the run that an Idempotency-Key made, and the digest of its body",
     "unique:<digest>": "string: the run that holds a unique key",
     "paused": "set: names of paused queues",
+    "workers": "hash: what each worker says of itself, and when it said so",
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
     "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
@@ -76,8 +77,15 @@ class Keys:
         return self.prefix + "deadlines"
 
     @property
+    def workers(self) -> str:
+        return self.prefix + "workers"
+
+    @property
     def paused(self) -> str:
         return self.prefix + "paused"
+
+    def ready(self, signature: str) -> str:
+        return f"{self.prefix}ready:{signature}"
 
     def permit(self, name: str) -> str:
         return f"{self.prefix}permit:{name}"

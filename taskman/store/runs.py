@@ -158,12 +158,14 @@ class Runs:
         flat = [part for pair in held for part in pair]
         return [one.decode() for one in await self._script("extend", lease_ms, worker, *flat, now_ms=now_ms)]
 
-    async def cancel(self, run_id: str, *, by: str, now_ms: int = 0) -> State:
+    async def cancel(self, run_id: str, *, by: str, force: bool = False, now_ms: int = 0) -> State:
         """Transition a waiting run to cancelled, a running one to cancelling. The state afterwards.
+
+        `force`: its worker kills it without a grace.
 
         Raises: NotFound; Conflict when the run is final. Source: lua/cancel.lua.
         """
-        changed, state = await self._script("cancel", _checked(run_id), quote(by), now_ms=now_ms)
+        changed, state = await self._script("cancel", _checked(run_id), quote(by), int(force), now_ms=now_ms)
         if not state:
             raise _unknown(run_id)
         found = State(state.decode())

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import trio
 
+from ..model.admission import Hindrance
+from ..model.run import Run
 from .checks import Fitness, check
 from .connection import Connection
 from .events import EventHub
 from .keys import Keys
 from .logs import Logs
 from .pubsub import PubSub
+from .queues import Queues
+from .reasons import explain
 from .runs import Runs
 from .sessions import Sessions
 from .tasks import Tasks
+from .workers import Workers
 
 __all__ = ["Store"]
 
@@ -28,6 +33,7 @@ class Store:
         self.connection, self.pubsub = Connection(url), PubSub(url)
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
         self.logs, self.sessions = Logs(self.connection, keys), Sessions(self.connection, keys)
+        self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)
         self.fitness = Fitness("", "volatile")
         self._keys = keys
@@ -43,6 +49,10 @@ class Store:
             await nursery.start(self.pubsub.run)
             await nursery.start(self.events.run)
             task_status.started()
+
+    async def why(self, run: Run) -> list[Hindrance]:
+        """Every reason why the run is not running now; empty when nothing keeps it. Raises StoreUnavailable."""
+        return await explain(run, self.connection, self._keys, self.queues, self.workers)
 
     @property
     def is_reachable(self) -> bool:

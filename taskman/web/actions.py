@@ -149,6 +149,6 @@ async def get_task(services: Services, name: str) -> Task:
         raise NotFound(f"there is no task '{name}'{hint}" if hint else str(error)) from None
 
 
-async def cancel_run(services: Services, run_id: str, *, by: str) -> State:
-    """Cancel a run; the state it is in then. Raises NotFound, Conflict, StoreUnavailable."""
-    return await services.store.runs.cancel(run_id, by=by)
+async def cancel_run(services: Services, run_id: str, *, by: str, force: bool = False) -> State:
+    """Cancel a run, with `force` without a grace; the state then. Raises NotFound, Conflict, StoreUnavailable."""
+    return await services.store.runs.cancel(run_id, by=by, force=force)

@@ -1,6 +1,6 @@
 -- cancel: scheduled, blocked, queued -> cancelled at once; running -> cancelling until the worker has ended it.
 -- KEYS[1] shard prefix
--- ARGV[1] now, epoch ms   ARGV[2] run id   ARGV[3] by, percent-encoded
+-- ARGV[1] now, epoch ms   ARGV[2] run id   ARGV[3] by, percent-encoded   ARGV[4] 1: tell the worker to kill it
 -- Reply: {1 when something changed else 0, the state afterwards}; {0, ''} when there is no such run
 -- Safe to repeat: cancelling and final runs stay as they are.
 local run = load(ARGV[2])
@@ -8,5 +8,6 @@ if not run then return {0, ''} end
 settling()
 local before = run.state
 cancel(run, 'requested', ARGV[3])
+if ARGV[4] == '1' and run.state == 'cancelling' then tell(run, 'forced') end
 flush()
 return {run.state == before and 0 or 1, run.state}

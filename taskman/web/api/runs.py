@@ -10,8 +10,11 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import NotAcceptable
 
 from ...errors import InvalidInput, StoreUnavailable, nearest
+from ...model.instants import format_instant
 from ...model.run import Run
 from ...model.states import State
+from ...model.task import CancelRequest
+from ...model.validation import validate
 from ...store.pubsub import Message
 from ...store.store import Store
 from .. import actions
@@ -101,13 +104,22 @@ async def _end_of(store: Store, run_id: str) -> Run:
     return run
 
 
+@blueprint.get("/<run_id>/why")
+async def why(run_id: str) -> ResponseReturnValue:
+    """Why it is not running: every reason, from the same rule that decides."""
+    run = await services().store.runs.get(run_id)
+    reasons = [
+        {"code": one.code, "detail": one.detail, "since": format_instant(one.since_ms)}
+        for one in await services().store.why(run)
+    ]
+    return {"state": run.state, "reasons": reasons}
+
+
 @blueprint.post("/<run_id>/cancel")
 async def cancel(run_id: str) -> ResponseReturnValue:
     """Cancel: at once while it waits, as soon as its processes are gone while it runs."""
-    body = await json_body(optional=True)
-    if body not in ({}, {"force": False}):
-        raise InvalidInput("send nothing, or an empty object", "")
-    await actions.cancel_run(services(), run_id, by=identity().by)
+    wanted = validate(CancelRequest, await json_body(optional=True))
+    await actions.cancel_run(services(), run_id, by=identity().by, force=wanted.force)
     return (await services().store.runs.get(run_id)).to_json(detail=True), 202
 
 
