@@ -76,9 +76,7 @@ class InvalidInput(TaskmanError):
 
     def __init__(self, faults: Iterable[Fault] | str, pointer: str = "") -> None:
         self.faults = [Fault(pointer, faults)] if isinstance(faults, str) else list(faults)
-        super().__init__(
-            "; ".join(f"{f.pointer}: {f.detail}" if f.pointer else f.detail for f in self.faults)
-        )
+        super().__init__("; ".join(f"{f.pointer}: {f.detail}" if f.pointer else f.detail for f in self.faults))
 
     def under(self, prefix: str) -> InvalidInput:
         """The same faults, with their pointers below `prefix`."""
