@@ -113,7 +113,8 @@ async def respond(source: Source, drain: Drain) -> Response:
     only_head = has_request_context() and request.method == "HEAD"
     if only_head:
         source.close()
-    response = Response(None if only_head else EventStream(source, drain), content_type="text/event-stream")
+    body = b"" if only_head else EventStream(source, drain)
+    response = Response(body, content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"
     response.timeout = None  # Quart would cut the stream after 60 s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 
 from quart import Blueprint, Response, redirect, render_template, request
 from quart.typing import ResponseReturnValue
@@ -10,7 +11,7 @@ from quart.typing import ResponseReturnValue
 from ..auth import COOKIE, digest
 from ..services import services
 
-__all__ = ["blueprint"]
+__all__ = ["blueprint", "local_path"]
 
 blueprint = Blueprint("login", __name__)
 
@@ -58,6 +59,9 @@ async def _signed_in(user: str) -> ResponseReturnValue:
 
 
 def _next() -> str:
-    """Where to go after signing in: a path of ours, whatever the query says."""
-    wanted = request.args.get("next", "/")
-    return wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/"
+    return local_path(request.args.get("next", "/"))
+
+
+def local_path(wanted: str) -> str:
+    """`wanted` if it is a path of ours, else the overview: nobody shall be led to another site from here."""
+    return wanted if re.fullmatch(r"/(?![/\\])[!-~]*", wanted) else "/"

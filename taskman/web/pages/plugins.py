@@ -1,0 +1,26 @@
+"""`/plugins`: the task types, where they come from, and what is wrong with those that were refused."""
+
+from __future__ import annotations
+
+from quart import Blueprint, render_template
+from quart.typing import ResponseReturnValue
+
+from ..auth import require_page
+from ..forms import fields_of
+from ..services import services
+
+__all__ = ["blueprint"]
+
+blueprint = Blueprint("plugins", __name__)
+blueprint.before_request(require_page)
+
+
+@blueprint.get("/plugins")
+async def index() -> ResponseReturnValue:
+    """Every plugin found, the refused ones with their error."""
+    registry = services().registry
+    types = [
+        {"type": one, "fields": fields_of(one.Params.model_json_schema(), "")}
+        for _, one in sorted(registry.task_types.items())
+    ]
+    return await render_template("plugins/index.html", plugins=registry.plugins, types=types)

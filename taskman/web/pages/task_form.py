@@ -1,0 +1,138 @@
+"""The form of a task: its definition, and one set of fields for each schedule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import Fault, InvalidInput
+from ...model.instants import zone
+from ...model.schedule import Schedule
+from ...model.validation import validate
+from ...tasktypes import TaskType
+from ..forms import Field, Form, fields_of
+from .run_form import option_fields
+from .wording import local, relative
+
+__all__ = ["Slot", "TaskForm"]
+
+_KINDS = (("none", "None"), ("cron", "Cron"), ("every", "Every"), ("at", "Once"))
+_KEPT = ("anchor", "start", "end")
+_MOST = 50
+
+
+class Slot(Form):
+    """The fields of one schedule."""
+
+    def __init__(self, number: int, timezone: str) -> None:
+        prefix = f"schedules.{number}."
+        self.number = number
+        self.kind = Field(prefix + "kind", "Kind", "choice", choices=_KINDS, value="none")
+        self.timezone = Field(prefix + "timezone", "Time zone", value=timezone, help="such as Europe/Berlin or UTC")
+        self.kept = Field(prefix + "kept", "", "json")
+        self.times = {
+            "cron": Field(prefix + "cron", "Cron", example="30 2 * * 1-5", help="minute hour day month weekday"),
+            "every": Field(prefix + "every", "Every", "duration", example="10m", help="such as 30s, 10m, 2h, 1d"),
+            "at": Field(prefix + "at", "Time", "moment", help="a date and a time, once"),
+        }
+        super().__init__(all=[self.kind, *self.times.values(), self.timezone, self.kept])
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a schedule here at all."""
+        return self.kind.value in self.times
+
+    def show_schedule(self, schedule: Mapping[str, Any]) -> None:
+        """Fill the fields from a schedule as the API shows it."""
+        self.kind.value = next(name for name in self.times if schedule.get(name) is not None)
+        self.timezone.value = schedule.get("timezone") or self.timezone.value
+        self.times["at"].timezone = self.timezone.value
+        self.show({"schedules": {str(self.number): {name: schedule.get(name) for name in self.times}}})
+        more = {name: schedule[name] for name in _KEPT if schedule.get(name) is not None}
+        self.kept.value = json.dumps({"period": self.times["every"].value, **more}) if more else ""
+
+    def read(self) -> tuple[dict[str, Any], list[Fault]]:
+        """The schedule as the API takes it, and the faults of what cannot be read."""
+        chosen = self.times[self.kind.value]
+        chosen.timezone = self.timezone.value.strip() or "UTC"
+        try:
+            zone(chosen.timezone)
+        except ValueError as error:
+            return {}, [Fault(f"/schedules/{self.number}/timezone", str(error))]
+        read, faults = Form(only=[chosen]).read()
+        typed = read.get("schedules", {}).get(str(self.number), {})
+        return {self.kind.value: "", **typed, "timezone": chosen.timezone, **self._kept()}, faults
+
+    def _kept(self) -> dict[str, Any]:
+        """What the form does not show, and editing must not lose; the anchor only while the period stays."""
+        try:
+            kept = json.loads(self.kept.value or "{}")
+        except ValueError:
+            return {}
+        if not isinstance(kept, dict):
+            return {}
+        same = self.kind.value == "every" and kept.get("period") == self.times["every"].value.strip()
+        return {name: kept[name] for name in _KEPT if name in kept and (name != "anchor" or same)}
+
+    def upcoming(self, now_ms: int) -> list[tuple[str, str]]:
+        """The next fire times, on the wall clock of its zone and from now; none while it cannot be read."""
+        if not self.is_set or not self.times[self.kind.value].value.strip():
+            return []
+        try:
+            schedule = validate(Schedule, self.read()[0])
+        except InvalidInput:
+            return []
+        settled = schedule.settled("UTC", now_ms)
+        return [(local(at, settled.timezone), relative(at, now_ms)) for at in settled.upcoming(now_ms, 3)]
+
+
+class TaskForm(Form):
+    """A task of one type with `count` places for schedules."""
+
+    def __init__(self, task_type: TaskType, timezone: str, count: int = 1) -> None:
+        super().__init__(
+            about=[
+                Field("name", "Name", required=True, example="nightly-backup", help="letters, digits, . _ -"),
+                Field("description", "Description", help="what it is for, for whoever is woken by it"),
+            ],
+            params=fields_of(task_type.Params.model_json_schema(), "params."),
+            options=option_fields(),
+            enabled=[Field("enabled", "Schedules are on", "flag", help="off: it runs only when asked", value="on")],
+        )
+        self.task_type = task_type
+        self.slots = [Slot(number, timezone) for number in range(max(1, min(count, _MOST)))]
+        self._sent: list[Slot] = []
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """See Form.fields."""
+        return super().fields | {name: one for slot in self.slots for name, one in slot.fields.items()}
+
+    def show(self, body: Mapping[str, Any]) -> None:
+        """See Form.show."""
+        super().show(body)
+        for slot, schedule in zip(self.slots, body.get("schedules", ()), strict=False):
+            slot.show_schedule(schedule)
+
+    def read(self) -> tuple[dict[str, Any], list[Fault]]:
+        """See Form.read; with the schedules that are set, in order."""
+        body, faults = super().read()
+        body |= {"type": self.task_type.name, "schedules": [], "params": body.get("params", {})}
+        self._sent = []
+        for slot in self.slots:
+            if slot.is_set:
+                schedule, wrong = slot.read()
+                faults += wrong
+                if not wrong:
+                    body["schedules"].append(schedule)
+                    self._sent.append(slot)
+        return body, faults
+
+    def located(self, fault: Fault) -> Fault:
+        """See Form.located; the nth schedule sent need not come from the nth place."""
+        section, *path = fault.pointer.strip("/").split("/")
+        if section != "schedules" or not path or not path[0].isdigit() or int(path[0]) >= len(self._sent):
+            return fault
+        slot = self._sent[int(path[0])]
+        return Fault(f"/schedules/{slot.number}/{path[1] if path[1:] else slot.kind.value}", fault.detail)
