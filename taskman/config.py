@@ -121,6 +121,18 @@ def _seconds(value: str) -> float:
     return number
 
 
+_UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_LOG_LIMITS = range(64 * 1024, 256 * 1024**2 + 1)
+
+
+def _log_limit(value: str) -> int:
+    number, unit = (value[:-3], value[-3:]) if value[-3:] in _UNITS else (value, "")
+    size = int(number) * _UNITS.get(unit, 1)
+    if size not in _LOG_LIMITS:
+        raise ValueError("must be a number of bytes, such as 16MiB, from 64KiB to 256MiB")
+    return size
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("redis_url", _text, "", "redis://, rediss:// or unix:// URL; empty starts an embedded Redis"),
     Setting("data_dir", _path, "", "directory of the embedded Redis, keys and tokens; empty: the platform's"),
@@ -132,6 +144,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
     Setting("labels", _labels, "", "labels of the local worker, as name=value with commas"),
     Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
+    Setting(
+        "log_limit",
+        _log_limit,
+        "16MiB",
+        "how much of a run's log is kept: its first quarter and its end; 64KiB to 256MiB",
+    ),
+    Setting("keep_days", _count, "30", "days that runs are kept when they are over; 0: no limit"),
+    Setting("keep_runs", _count, "100000", "how many runs that are over are kept in all; 0: no limit"),
+    Setting("keep_runs_per_task", _count, "1000", "how many of them are kept of each task; 0: no limit"),
     Setting("server", _text, "", "base URL for the CLI and the SDK; empty: the local server's"),
     Setting("token", _text, "", "token for the CLI and the SDK"),
     Setting("token_file", _text, "", "file that holds the token for the CLI and the SDK"),

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import webbrowser
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ import trio
 
 from . import credentials
 from .config import Config, local_timezone, parse_bind
-from .errors import ConfigError, TaskmanError
+from .errors import ConfigError, StoreError, TaskmanError
 from .model.admission import Node
 from .model.instants import zone
 from .plugins import PluginRegistry, discover
 from .runtime.identity import worker_identity
 from .runtime.link_local import LocalLink
+from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
 from .runtime.watchdog import watch
 from .runtime.worker import Worker
@@ -94,7 +95,7 @@ async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: boo
             base = await stack.enter_async_context(trio.open_nursery())
             if redis is not None:
                 base.start_soon(redis.watch)
-            store = Store(redis.url if redis else config.redis_url)
+            store = Store(redis.url if redis else config.redis_url, log_limit=config.log_limit)
             await base.start(store.run)
             parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id)
             await _run_services(parts, open_browser=open_browser, greet=greet)
@@ -107,6 +108,8 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
         worker = await _start_worker(parts, services)
         await services.start(Scheduler(parts.store).run)
         services.start_soon(watch, parts.store)
+        services.start_soon(compact_logs, parts.store)
+        services.start_soon(retain, parts.store, _keep(parts.config))
         async with trio.open_nursery() as web:
             await web.start(partial(serve, _application(parts), parts.sockets, parts.drain, grace_s=WEB_GRACE_S))
             url = bound_urls(parts.sockets)[0]
@@ -123,6 +126,10 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
                 await worker.drain(parts.config.drain_timeout)
                 await parts.store.workers.remove(parts.worker_id)
         services.cancel_scope.cancel()
+
+
+def _keep(config: Config) -> Keep:
+    return Keep(config.keep_days, config.keep_runs, config.keep_runs_per_task)
 
 
 async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
@@ -168,7 +175,9 @@ def _timezone(config: Config) -> str:
 
 
 async def _greet(parts: _Parts, url: str, *, open_browser: bool) -> None:
-    link = f"{url}/login?link={await parts.store.sessions.make_link('local')}"
+    link = f"{url}/login"
+    with suppress(StoreError):  # a full Redis keeps no link, and its runs need a server all the same
+        link += f"?link={await parts.store.sessions.make_link('local')}"
     fitness = parts.store.fitness
     where = (parts.config.redis_url and "your Redis") or f"an embedded Redis in {parts.directory / 'redis'}"
     print(

@@ -86,16 +86,17 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        self._reap()
+        self.reap()
 
     def stop(self, within_s: float = 15.0) -> int:
         """SIGTERM, and the exit code."""
         assert self.process is not None
         self.process.terminate()
         self.process.wait(within_s)
-        return self._reap()
+        return self.reap()
 
-    def _reap(self) -> int:
+    def reap(self) -> int:
+        """Wait for the end of a process that has been told to end; its exit code."""
         assert self.process is not None
         assert self.process.stdout is not None
         code = self.process.wait(10)

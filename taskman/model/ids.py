@@ -14,6 +14,7 @@ import time
 __all__ = ["RUN_ID", "id_at", "is_run_id", "new_run_id", "scheduled_run_id", "shard_of"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 RUN_ID = re.compile(r"r[0-9]{1,4}-[0-9a-hjkmnp-tv-z]{23}")
 _last = (0, 0)
 
@@ -57,8 +58,11 @@ def _join(shard: int, at_ms: int, bits: int) -> str:
 
 
 def _encode(number: int, width: int) -> str:
+    """`number` in so many digits, two at a time."""
     digits = []
-    for _ in range(width):
-        number, digit = divmod(number, 32)
-        digits.append(_ALPHABET[digit])
+    for _ in range(width // 2):
+        number, pair = divmod(number, 1024)
+        digits.append(_PAIRS[pair])
+    if width % 2:
+        digits.append(_ALPHABET[number])
     return "".join(reversed(digits))

@@ -15,20 +15,24 @@ MAX_LINE = 16_384
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line: its number in the attempt, when and where it came out. `partial`: no newline followed it."""
+    """One line: its number in the attempt, when and where it came out. `partial`: no newline followed it.
+
+    `missing`: it stands for so many lines that were left out, and has the number of the last of them.
+    """
 
     line: int
     at_ms: int
     stream: str
     data: bytes
     partial: bool = False
+    missing: int = 0
 
     @property
     def text(self) -> str:
         return self.data.decode("utf-8", errors="replace")
 
     def to_json(self, attempt: int) -> dict[str, Any]:
-        """As the API shows it; `partial` only when it is."""
+        """As the API shows it; `partial` and `missing` only where they say something."""
         shown: dict[str, Any] = {
             "line": self.line,
             "at": format_instant(self.at_ms),
@@ -36,7 +40,11 @@ class LogLine:
             "text": self.text,
             "attempt": attempt,
         }
-        return {**shown, "partial": True} if self.partial else shown
+        if self.partial:
+            shown["partial"] = True
+        if self.missing:
+            shown["missing"] = self.missing
+        return shown
 
 
 def split_lines(first_line: int, at_ms: int, stream: str, data: bytes) -> Iterator[LogLine]:

@@ -56,7 +56,7 @@ class RetryPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     max_attempts: int = Field(default=1, ge=1, le=1000)
-    backoff: Backoff = Backoff()
+    backoff: Backoff = Field(default_factory=lambda: Backoff())
     on: Annotated[list[str], AfterValidator(_check_reasons)] = Field(default=["error", "exit", "timeout"])
 
     def next_wait_s(self, failures: int, reason: str, chance: Callable[[], float]) -> float | None:

@@ -8,11 +8,15 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from ..errors import Fault, InvalidInput
 from .instants import format_instant
 from .retry import RetryPolicy
 from .states import FINAL, AttemptState, State
 
-__all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec"]
+__all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec", "check_sizes"]
+
+PARAMS_LIMIT = 1024 * 1024
+ENV_LIMIT = 64 * 1024
 
 DEFAULT_GRACE_S = 10.0
 DEFAULT_MAX_LOST = 3
@@ -84,6 +88,19 @@ class RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
         values = json.loads(document)
         return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
+
+
+def check_sizes(params: Mapping[str, Any], env: Mapping[str, str]) -> None:
+    """Refuse what is too big to be kept with every run. Raises InvalidInput with a fault for each."""
+    env_size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in env.items())
+    sizes = {"/params": (len(json.dumps(params)), PARAMS_LIMIT), "/env": (env_size, ENV_LIMIT)}
+    faults = [
+        Fault(pointer, f"has {size:,} bytes, at most {most:,} are taken: store it elsewhere and pass where it is")
+        for pointer, (size, most) in sizes.items()
+        if size > most
+    ]
+    if faults:
+        raise InvalidInput(faults)
 
 
 def _ms(seconds: float | None) -> int | None:

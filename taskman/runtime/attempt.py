@@ -22,7 +22,7 @@ from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskContext, TaskFailed
 from .link import Link
 from .logsink import LogSink
-from .process import Processes, ProcessSpec
+from .process import Processes, ProcessSpec, ShimLost
 
 __all__ = ["RunningAttempt"]
 
@@ -52,7 +52,9 @@ class RunningAttempt:
         return self.ended_by == "dropped"
 
     def end(self, why: str) -> None:
-        """Stop it: `cancelled` on request, `released` at shutdown, `dropped` when the lease is gone."""
+        """Stop it: `cancelled` on request, `released` at shutdown, `dropped` when the lease is gone, and `unrenewed`
+        when it will soon be gone: then the run is given back as lost, if it still is this worker's.
+        """
         if self.ended_by is None or why == "dropped":
             self.ended_by = why
         self._scope.cancel()
@@ -101,6 +103,8 @@ class RunningAttempt:
             raise error
         if self.ended_by is not None:
             return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
+        if isinstance(error, ShimLost):  # killed by somebody, or for want of memory: no fault of the task's
+            return self._outcome("lost")
         if isinstance(error, TaskFailed):
             return self._failed(error.reason, str(error), error.result)
         if isinstance(error, InvalidInput):

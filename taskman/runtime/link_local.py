@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import trio
 
-from ..errors import StoreUnavailable
+from ..errors import StoreError, StoreUnavailable
 from ..model.admission import Node, serves_signature
 from ..model.events import QueueEvent, RunEvent
 from ..model.states import State
@@ -23,6 +23,8 @@ __all__ = ["LocalLink"]
 
 # So long after the last heartbeat a run is suspect; its own grace follows before it is lost.
 LEASE_MS = 20_000
+# This process stood still when a reply is so old: what it assigns may be somebody else's, or will soon be.
+STALE_CLAIM_S = 15.0
 _RECHECK_S = 30.0
 _RETRY_S = 0.5
 _RECOVERY_S = 15.0
@@ -60,7 +62,7 @@ class LocalLink:
                 self._ready.set()
             if not isinstance(event, RunEvent):
                 continue
-            if event.state == State.QUEUED and self._serves(event.signature):
+            if event.state == State.QUEUED and (event.signature in self._signatures or self._serves(event.signature)):
                 self._signatures[event.signature] = None
                 self._ready.set()
             elif event.state == State.CANCELLING and event.worker == self.worker:
@@ -87,7 +89,9 @@ class LocalLink:
             self._ready = trio.Event()
             try:
                 claimed = await self._claim_now(limit)
-            except StoreUnavailable:
+            except StoreError as error:
+                if not isinstance(error, StoreUnavailable):
+                    _log.warning("the store refused a claim: %s", error)
                 await trio.sleep(_RETRY_S)
                 continue
             if claimed:
@@ -102,8 +106,12 @@ class LocalLink:
         if self._trusted_link != self._store.connection.links:
             await self._recover()
         claimed: list[Assignment] = []
+        began = trio.current_time()
         with trio.CancelScope(shield=True):
             claimed = await self._store.runs.claim(self.worker, limit, self._signatures, lease_ms=LEASE_MS)
+        if claimed and trio.current_time() - began > STALE_CLAIM_S:
+            _log.warning("%d runs were claimed too long ago to start them", len(claimed))
+            return []
         return claimed
 
     async def _recover(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
+from ..errors import StoreError
 from ..model.loglines import MAX_LINE, split_complete
 from ..store.logs import Chunk
 
@@ -16,10 +17,11 @@ __all__ = ["LogSink"]
 
 FLUSH_S = 0.1
 PARTIAL_S = 1.0
+REPEAT_S = 0.5
 SEND_BYTES = 256 * 1024
 HIGH_WATER = 512 * 1024
-LIMIT_BYTES = 16 * 1024 * 1024
-_MIB = 1024 * 1024
+# What a piece of output costs beside its bytes, about: a flood of pieces of a few bytes must not count as nothing.
+_PIECE_BYTES = 64
 
 Send = Callable[[list[Chunk]], Awaitable[bool]]
 
@@ -27,21 +29,22 @@ Send = Callable[[list[Chunk]], Awaitable[bool]]
 class LogSink:
     """Takes output, delivers chunks through `send`; `send` answers False when nobody wants them any more.
 
-    Whole lines leave within 0.1 s, the beginning of a line after a second of silence. What is beyond `limit`
-    bytes is counted and left out, with a line that says so at the end.
+    Whole lines leave within 0.1 s, the beginning of a line after a second of silence. How much of a log is kept is
+    the store's business: see lua/append_log.lua. Only what is written faster than it is delivered, by a writer that
+    does not wait, is left out, with a line that says so in its place.
     """
 
-    def __init__(self, send: Send, *, limit: int = LIMIT_BYTES, on_first: Callable[[], None] | None = None) -> None:
+    def __init__(self, send: Send, *, on_first: Callable[[], None] | None = None) -> None:
         """`on_first` is called at the first output: a run that prints nothing then costs no task that delivers."""
-        self._send, self._limit = send, limit
+        self._send = send
         self._on_first: Callable[[], None] | None = on_first
         self._waiting: deque[tuple[int, str, bytearray]] = deque()
         self._tails: dict[str, bytearray] = {}
-        self._size = self._taken = self.left_out = 0
+        self._size = self._left_out = 0
         self._seq, self._line = 1, 1
         self._waiting_since = self._written_at = 0.0
         self._changed, self._drained = trio.Event(), trio.Event()
-        self._closing = self._unwanted = False
+        self._closing = self._unwanted = self._held_up = False
         self.delivered = trio.Event()
         self.on_output: Callable[[], None] = _nothing
 
@@ -51,10 +54,10 @@ class LogSink:
             start, self._on_first = self._on_first, None
             start()
         self.on_output()
-        room = self._room()
-        self.left_out += max(0, len(data) - room)
-        data = data[:room]
-        self._taken += len(data)
+        if self._unwanted or self._size > 8 * HIGH_WATER:
+            self._left_out += len(data)
+            return
+        self._note_left_out()
         self._size += len(data)
         self._written_at = trio.current_time()
         whole, rest = split_complete(self._tails.pop(stream, bytearray()) + data)
@@ -63,10 +66,13 @@ class LogSink:
             self._tails[stream] = bytearray(rest)
         self._changed.set()
 
-    def _room(self) -> int:
-        if self._unwanted or self._size > 8 * HIGH_WATER:
-            return 0
-        return max(0, self._limit - self._taken)
+    def _note_left_out(self) -> None:
+        if self._left_out:
+            self._flush_tails()
+            note = f"left out here: {self._left_out:,} bytes that could not be stored in time\n"
+            self._size += len(note)
+            self._queue("sys", note.encode())
+            self._left_out = 0
 
     async def output(self, stream: str, data: bytes) -> None:
         """Take output, and wait while too much of it waits: this slows the process that writes it.
@@ -75,6 +81,7 @@ class LogSink:
         """
         self.write(stream, data)
         while self._size > HIGH_WATER and not self._unwanted:
+            self._held_up = True
             self._drained = trio.Event()
             await self._drained.wait()
 
@@ -86,9 +93,7 @@ class LogSink:
     def close(self) -> None:
         """Nothing more will be written: `run` delivers what is left, and returns."""
         self._flush_tails()
-        if self.left_out and not self._closing:
-            note = f"the log is full: {self.left_out:,} bytes more were not kept (limit {self._limit / _MIB:g} MiB)\n"
-            self._queue("sys", note.encode())
+        self._note_left_out()
         self._closing = True
         self._changed.set()
 
@@ -97,7 +102,7 @@ class LogSink:
         try:
             while self._waiting or not self._closing:
                 await self._wait()
-                if trio.current_time() >= self._written_at + PARTIAL_S:
+                if not self._waiting and trio.current_time() >= self._written_at + PARTIAL_S:
                     self._flush_tails()
                 await self._deliver()
         finally:
@@ -110,10 +115,10 @@ class LogSink:
                 await self._changed.wait()
 
     def _ready_at(self) -> float:
-        if self._closing or self._size >= MAX_LINE:
+        if self._closing:
             return -math.inf
         if self._waiting:
-            return self._waiting_since + FLUSH_S
+            return -math.inf if self._size >= MAX_LINE else self._waiting_since + FLUSH_S
         return self._written_at + PARTIAL_S if self._tails else math.inf
 
     def _flush_tails(self) -> None:
@@ -130,16 +135,23 @@ class LogSink:
         if not self._waiting:
             self._waiting_since = trio.current_time()
         self._waiting.append((time.time_ns() // 1_000_000, stream, bytearray(data)))
+        self._size += _PIECE_BYTES
 
     async def _deliver(self) -> None:
         chunks: list[Chunk] = []
+        weight = 0
         while self._waiting:
             at_ms, stream, data = self._waiting.popleft()
-            chunks += [self._chunk(at_ms, stream, piece) for piece in _pieces(bytes(data))]
-            if sum(len(chunk.data) for chunk in chunks) >= SEND_BYTES:
-                await self._hand_over(chunks)
-                chunks = []
+            self._size -= _PIECE_BYTES
+            for piece in _pieces(bytes(data)):
+                chunks.append(self._chunk(at_ms, stream, piece))
+                weight += _PIECE_BYTES + len(piece)
+                if weight >= SEND_BYTES:
+                    await self._hand_over(chunks)
+                    chunks, weight = [], 0
         await self._hand_over(chunks)
+        if self._held_up:
+            self._held_up, self._written_at = False, trio.current_time()  # it was we who kept the writer silent
         self._drained.set()
 
     def _chunk(self, at_ms: int, stream: str, piece: bytes) -> Chunk:
@@ -149,9 +161,24 @@ class LogSink:
         return chunk
 
     async def _hand_over(self, chunks: list[Chunk]) -> None:
-        if chunks and not self._unwanted:
-            self._unwanted = not await self._send(chunks)
-        self._size -= sum(len(chunk.data) for chunk in chunks)
+        size = sum(len(chunk.data) for chunk in chunks)
+        while chunks and not self._unwanted:
+            try:
+                self._unwanted = not await self._send(chunks)
+                break
+            except StoreError:  # a full Redis takes no more log: hold what there is room for, but hold up nobody
+                if self._closing or self._size > HIGH_WATER:
+                    self._left_out += size
+                    break
+            await self._wait_to_repeat()
+        self._size -= size
+
+    async def _wait_to_repeat(self) -> None:
+        repeat_at = trio.current_time() + REPEAT_S
+        while not self._closing and self._size <= HIGH_WATER and trio.current_time() < repeat_at:
+            self._changed = trio.Event()
+            with trio.move_on_at(repeat_at):
+                await self._changed.wait()
 
 
 def _nothing() -> None:

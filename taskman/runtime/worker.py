@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 
 import trio
 
-from ..errors import StoreUnavailable
+from ..errors import StoreError, StoreUnavailable
 from ..plugins import PluginRegistry
 from ..store.runs import Assignment, Outcome
 from .attempt import RunningAttempt
@@ -19,6 +18,7 @@ __all__ = ["Worker"]
 HEARTBEAT_S = 5.0
 # An attempt that could not be renewed is stopped so long before its run could be given to somebody else.
 MARGIN_S = 10.0
+KILL_MARGIN_S = 2.0
 LEASE_S = 20.0
 _RETRY_S = 0.5
 _BATCH = 500
@@ -32,6 +32,8 @@ class Worker:
         self._link, self._registry, self._slots = link, registry, slots
         self._processes = Processes()
         self._held: dict[str, RunningAttempt] = {}
+        self._executing: set[RunningAttempt] = set()
+        self._ended = trio.lowlevel.ParkingLot()
         self._outbox: list[Outcome] = []
         self._busy = 0
         self._feeding = trio.CancelScope()
@@ -82,22 +84,37 @@ class Worker:
                     self._start(work, assignment)
 
     def _start(self, work: trio.Nursery, assignment: Assignment) -> None:
+        before = self._held.get(assignment.run_id)
+        if before is not None and before.number == assignment.attempt and not before.is_dropped:
+            return  # a Redis that lost its last second has forgotten our claim, which is renewed by this one
         attempt = RunningAttempt(assignment, self._link, self._registry, self._processes, work)
         self._held[attempt.run_id] = attempt
+        self._executing.add(attempt)
         self._busy += 1
-        work.start_soon(self._execute, attempt)
+        work.start_soon(self._execute, attempt, before)
 
-    async def _execute(self, attempt: RunningAttempt) -> None:
+    async def _execute(self, attempt: RunningAttempt, before: RunningAttempt | None) -> None:
         try:
+            if before is not None:
+                await self._end_at_once(before)
             outcome = await attempt.run()
         finally:
             self._busy -= 1
             self._slot_freed.set()
+            self._executing.discard(attempt)
+            self._ended.unpark_all()
         if attempt.is_dropped:
             self._let_go(attempt)
         else:
             self._outbox.append(outcome)
         self._outcome_ready.set()
+
+    async def _end_at_once(self, attempt: RunningAttempt) -> None:
+        """End an attempt whose run has been given to somebody else, and wait until nothing of it is left."""
+        attempt.end("dropped")
+        await self._processes.kill(attempt.run_id)
+        while attempt in self._executing:
+            await self._ended.park()
 
     def _let_go(self, attempt: RunningAttempt) -> None:
         if self._held.get(attempt.run_id) is attempt:
@@ -115,7 +132,8 @@ class Worker:
     async def _deliver(self, batch: list[Outcome]) -> None:
         try:
             states = await self._link.finish(batch)
-        except StoreUnavailable:
+        except StoreError as error:
+            _note_refusal(error)
             await trio.sleep(_RETRY_S)
             return
         del self._outbox[: len(batch)]
@@ -134,13 +152,21 @@ class Worker:
             began = trio.current_time()
             try:
                 await self._renew()
-                renewed_at = began
-                await self._link.report(self._busy, self._slots)
-            except StoreUnavailable:
-                self._drop_unrenewed(began - renewed_at)
+            except StoreError as error:
+                _note_refusal(error)
+                await self._stop_unrenewed(trio.current_time() - renewed_at)
                 await trio.sleep(_RETRY_S)
                 continue
+            renewed_at = began
+            await self._stand()
             await trio.sleep_until(began + HEARTBEAT_S)
+
+    async def _stand(self) -> None:
+        """Say how the worker stands. A full Redis may refuse that: the leases are renewed all the same."""
+        try:
+            await self._link.report(self._busy, self._slots)
+        except StoreError as error:
+            _note_refusal(error)
 
     async def _renew(self) -> None:
         held = list(self._held.values())
@@ -148,32 +174,47 @@ class Worker:
             part = held[first : first + _BATCH]
             replies = await self._link.extend([(attempt.run_id, attempt.number) for attempt in part])
             for attempt, reply in zip(part, replies, strict=True):
-                self._obey(attempt, reply)
+                await self._obey(attempt, reply)
 
-    def _obey(self, attempt: RunningAttempt, reply: str) -> None:
+    async def _obey(self, attempt: RunningAttempt, reply: str) -> None:
         if reply == "cancel":
             attempt.end("cancelled")
-        elif reply == "drop" and self._held.get(attempt.run_id) is attempt and not self._is_reported(attempt):
+        elif reply == "drop" and self._may_drop(attempt):
             _log.warning("run %s: the lease of attempt %d is gone, stopping it", attempt.run_id, attempt.number)
             attempt.end("dropped")
+            await self._processes.kill(attempt.run_id)  # somebody else may be executing it already
 
-    def _is_reported(self, attempt: RunningAttempt) -> bool:
-        """Whether its outcome is on its way: the answer to `extend` may then be about a finished run."""
-        return any(one.run_id == attempt.run_id for one in self._outbox)
+    def _may_drop(self, attempt: RunningAttempt) -> bool:
+        """Not when its outcome is on its way: the answer to `extend` may then be about a finished run."""
+        is_ours = self._held.get(attempt.run_id) is attempt and not attempt.is_dropped
+        return is_ours and all(one.run_id != attempt.run_id for one in self._outbox)
 
-    def _drop_unrenewed(self, silence_s: float) -> None:
+    async def _stop_unrenewed(self, silence_s: float) -> None:
+        """Stop what may soon be given away, with its grace; and kill what is then still there."""
         for attempt in list(self._held.values()):
-            if attempt.ended_by is None and silence_s > LEASE_S + attempt.spec.lost_grace_s - MARGIN_S:
+            left_s = LEASE_S + attempt.spec.lost_grace_s - silence_s
+            if attempt.ended_by is None and left_s < MARGIN_S:
                 _log.warning("run %s: no renewal for %d s, stopping it", attempt.run_id, silence_s)
-                attempt.end("dropped")
+                attempt.end("unrenewed")
+            elif left_s < KILL_MARGIN_S and attempt in self._executing:
+                await self._processes.kill(attempt.run_id)
 
     async def _follow_cancels(self) -> None:
         async for cancel in self._link.cancels():
             if cancel is None:
-                with suppress(StoreUnavailable):  # the next heartbeat asks again
+                try:
                     await self._renew()
-                    await self._link.report(self._busy, self._slots)
+                except StoreError as error:
+                    _note_refusal(error)
+                    continue  # the next heartbeat asks again
+                await self._stand()
             elif cancel.run_id in self._held:
                 self._held[cancel.run_id].end("cancelled")
                 if cancel.force:
                     await self._processes.kill(cancel.run_id)
+
+
+def _note_refusal(error: StoreError) -> None:
+    """An outage is told by the connection; that Redis answers and refuses is told here."""
+    if not isinstance(error, StoreUnavailable):
+        _log.warning("the store refused: %s", error)

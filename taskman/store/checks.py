@@ -62,9 +62,11 @@ async def _durability(connection: Connection, info: dict[str, str]) -> str:
 
 
 async def _check_layout(connection: Connection, keys: Keys) -> None:
-    await connection.execute("HSETNX", keys.meta, "layout", LAYOUT)
-    await connection.execute("HSETNX", keys.meta, "shards", "1")
     layout, shards = await connection.execute("HMGET", keys.meta, "layout", "shards")
+    if layout is None or shards is None:  # only then: a server must be able to start while Redis is full
+        await connection.execute("HSETNX", keys.meta, "layout", LAYOUT)
+        await connection.execute("HSETNX", keys.meta, "shards", "1")
+        layout, shards = await connection.execute("HMGET", keys.meta, "layout", "shards")
     if (layout, shards) != (LAYOUT.encode(), b"1"):
         raise StoreUnsuitable(
             f"this Redis holds layout {layout.decode()} in {shards.decode()} shards, this Taskman knows layout "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ..errors import StoreUnavailable
+from ..errors import StoreError
 from ..model.events import Event, parse_event
 from .connection import Connection
 from .keys import Keys
@@ -104,7 +104,7 @@ class EventHub:
         """After a gap: everybody is told, for what was missed may be more than the stream still holds."""
         try:
             newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
-        except StoreUnavailable:
+        except StoreError:
             return  # the next reconnection brings another gap
         self.last_id = newest[0][0].decode() if newest else "0-0"
         self._deliver(Batch(self.last_id, (), gap=True))

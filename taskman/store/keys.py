@@ -11,8 +11,10 @@ __all__ = ["PATTERNS", "Keys"]
 
 PATTERNS: dict[str, str] = {
     "run:<id>": "hash: spec, state, sig, opt, priority, due, attempt, worker, history, task, result, error, failures,"
-    " lost, suspect, ending, result:<attempt>",
+    " lost, suspect, ending, result:<attempt>, log, cut:<attempt>",
     "run:<id>:log": "stream: chunks of the log, ids attempt-seq; also the channel that tells of new ones",
+    "run:<id>:blocks": "stream: the log once compacted, compressed; ids are those of the last chunk of each block",
+    "unpacked": "set: final runs whose logs are to be compacted",
     "state:<state>": "zset, scores 0: ids of the runs in that state, in the order of their ids, so of time",
     "ready:<signature>": "zset: queued runs by enqueue time less priority",
     "signatures": "set: every signature that a run has had",
@@ -20,7 +22,8 @@ PATTERNS: dict[str, str] = {
     "leases": "zset: running and cancelling runs by the end of their lease, epoch ms",
     "deadlines": "zset: 'start <id>' and 'whole <id>' by deadline, epoch ms",
     "permit:<name>": "set: the runs that hold the permit",
-    "waiting:<permit>": "zset: blocked runs, by the score that they had in the ready set",
+    "waiting:<permit>": "set: '<room> <signature>' of each line of blocked runs",
+    "waiting:<permit> <room> <signature>": "zset: the runs in that line, by the score that they had in the ready set",
     "live:<group>": "set: the runs of a group that are not final",
     "idem:<digest>": "string with expiry: the run that an Idempotency-Key made, and the digest of its body",
     "unique:<digest>": "string: the run that holds a unique key",
@@ -30,6 +33,7 @@ PATTERNS: dict[str, str] = {
     "tasks": "zset, scores 0: names of the tasks",
     "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
     "task:<name>:runs": "zset, scores 0: ids of the task's runs",
+    "unfinished": "hash: how many runs of each task are not final",
     "task:<name>:ledger": "zset: outcome of each due instant, by that instant",
     "events": "stream, about 10,000 entries: lines of events; also the channel that carries them",
     "session:<digest>": "string with expiry: who is signed in",
@@ -87,6 +91,14 @@ class Keys:
     def ready(self, signature: str) -> str:
         return f"{self.prefix}ready:{signature}"
 
+    @property
+    def unpacked(self) -> str:
+        return self.prefix + "unpacked"
+
+    @property
+    def unfinished(self) -> str:
+        return self.prefix + "unfinished"
+
     def permit(self, name: str) -> str:
         return f"{self.prefix}permit:{name}"
 
@@ -95,6 +107,9 @@ class Keys:
 
     def log(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}:log"
+
+    def blocks(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:blocks"
 
     def state(self, state: str) -> str:
         return f"{self.prefix}state:{state}"

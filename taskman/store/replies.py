@@ -20,8 +20,9 @@ pack: Final = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command
 # What a reader gives while a reply is not complete; None and False could be mistaken for replies.
 INCOMPLETE: Final = object()
 
-# Redis did not run the command, for a reason that passes by itself or with the next reconnection.
-_UNAVAILABLE: Final = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY"})
+# Redis did not run the command, for a reason that passes by itself, with the next reconnection, or (MISCONF: it cannot
+# write to its disk; NOREPLICAS) when somebody has put Redis right. Not OOM: then transitions still pass.
+_UNAVAILABLE: Final = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY"})
 
 # Redis 6.2 wraps what a script's command ran into: "ERR Error running script (call to f_…): @user_script:1:
 # @user_script: 1: -OOM command not allowed …". Redis 7 begins with the code itself.

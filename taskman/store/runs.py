@@ -51,6 +51,17 @@ class Receipt:
 
     outcome: str
     run_id: str
+    at_ms: int = 0
+
+    def run(self, submission: Submission, by: str) -> Run:
+        """The run that was created, as it was then, without asking Redis."""
+        later = submission.due_ms > self.at_ms
+        state = State.SCHEDULED if later else State.QUEUED
+        history = (HistoryEntry(self.at_ms, state, None, 0, by),)
+        due_ms = submission.due_ms if later else self.at_ms
+        return Run(
+            id=self.run_id, spec=submission.spec, state=state, attempt=0, worker=None, due_ms=due_ms, history=history
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +131,8 @@ class Runs:
             spec = one.spec
             arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or ""]
             arguments += [spec.script_options, one.checks, spec.to_document()]
-        _, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
-        return [Receipt(reply[i].decode(), reply[i + 1].decode()) for i in range(0, len(reply), 2)]
+        now, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
+        return [Receipt(reply[i].decode(), reply[i + 1].decode(), now) for i in range(0, len(reply), 2)]
 
     async def claim(
         self, worker: str, limit: int, signatures: Iterable[str], *, lease_ms: int, now_ms: int = 0

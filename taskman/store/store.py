@@ -10,10 +10,11 @@ from .checks import Fitness, check
 from .connection import Connection
 from .events import EventHub
 from .keys import Keys
-from .logs import Logs
+from .logs import DEFAULT_LIMIT, Logs
 from .pubsub import PubSub
 from .queues import Queues
 from .reasons import explain
+from .retention import Retention
 from .runs import Runs
 from .sessions import Sessions
 from .tasks import Tasks
@@ -23,16 +24,17 @@ __all__ = ["Store"]
 
 
 class Store:
-    """All that Taskman keeps in Redis.
+    """All that Taskman keeps in Redis; of the log of a run, `log_limit` bytes.
 
     Raises (constructor): ConfigError for a URL that cannot be understood.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, log_limit: int = DEFAULT_LIMIT) -> None:
         keys = Keys()
         self.connection, self.pubsub = Connection(url), PubSub(url)
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
-        self.logs, self.sessions = Logs(self.connection, keys), Sessions(self.connection, keys)
+        self.logs, self.sessions = Logs(self.connection, keys, log_limit), Sessions(self.connection, keys)
+        self.retention = Retention(self.connection, keys)
         self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)
         self.fitness = Fitness("", "volatile")

@@ -8,14 +8,14 @@ from typing import Any
 
 from ..errors import Conflict, Fault, InvalidInput, NotFound, nearest
 from ..model.ids import new_run_id
-from ..model.run import Run, RunSpec
+from ..model.run import Run, RunSpec, check_sizes
 from ..model.states import State
 from ..model.task import RunRequest, Task, TaskDefinition, TaskRunRequest
 from ..model.validation import validate
 from ..store.runs import Submission
 from .services import Services
 
-__all__ = ["cancel_run", "create_run", "get_task", "run_task", "save_task"]
+__all__ = ["Order", "cancel_run", "create_run", "get_task", "order_of", "repeat_run", "run_task", "save_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,10 @@ async def order_of(services: Services, body: object, *, by: str, trigger: str) -
         return await _order_of_task(services, wanted, by, trigger)
     if wanted.type is None:
         raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
+    check_sizes(wanted.params, wanted.env)
     services.registry.check_params(wanted.type, wanted.params)
     unique = wanted.unique.word(wanted.type, wanted.params) if wanted.unique else None
-    spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options())
+    spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options)
     conflict = wanted.unique.on_conflict if wanted.unique else "reject"
     return Order(spec, by, await _due_ms(services, wanted.at, wanted.delay), on_conflict=conflict)
 
@@ -66,7 +67,7 @@ async def _order_of_task(services: Services, wanted: RunRequest, by: str, trigge
         raise InvalidInput(str(error), "/task") from None
     if wanted.type not in (None, task.definition.type):
         raise InvalidInput(f"task '{task.name}' has the type '{task.definition.type}'", "/type")
-    given = {name: value for name, value in wanted.run_options().items() if _option(name) in wanted.model_fields_set}
+    given = {name: value for name, value in wanted.run_options.items() if _option(name) in wanted.model_fields_set}
     order = _order(services, task, wanted.params, given, by, trigger)
     return replace(order, due_ms=await _due_ms(services, wanted.at, wanted.delay))
 
@@ -100,10 +101,24 @@ def _order(
     services: Services, task: Task, params: Mapping[str, Any], options: Mapping[str, Any], by: str, trigger: str
 ) -> Order:
     spec = task.spec(trigger=trigger, params=params, options=options)
+    check_sizes(spec.params, spec.env)
     services.registry.check_params(spec.type, spec.params)
     unique = task.definition.unique
     conflict = unique.on_conflict if unique else "reject"
     return Order(spec, by, overlap=task.overlap_for(trigger), on_conflict=conflict)
+
+
+async def repeat_run(services: Services, run_id: str, params: Mapping[str, Any] | None, *, by: str) -> Run:
+    """A new run with everything of another but its state, with `params` in place of its own where given.
+
+    Raises: NotFound, InvalidInput, StoreUnavailable.
+    """
+    old = await services.store.runs.get(run_id)
+    chosen = old.spec.params if params is None else dict(params)
+    check_sizes(chosen, old.spec.env)
+    services.registry.check_params(old.spec.type, chosen)
+    spec = replace(old.spec, params=chosen, trigger="retry", parent=run_id, fire_time_ms=None)
+    return (await _submit(services, Order(spec, by)))[0]
 
 
 async def _due_ms(services: Services, at_ms: int | None, delay_s: float | None) -> int:
@@ -115,17 +130,24 @@ async def _due_ms(services: Services, at_ms: int | None, delay_s: float | None) 
 
 
 async def _submit(services: Services, order: Order) -> tuple[Run, bool]:
-    receipt = (await services.store.runs.submit([order.submission()], by=order.by))[0]
+    submission = order.submission()
+    receipt = (await services.store.runs.submit([submission], by=order.by))[0]
     if receipt.outcome == "mismatch":
         raise InvalidInput("this Idempotency-Key came with another body before: use a new key for a new run")
     if receipt.outcome == "taken":
         raise Conflict(f"run {receipt.run_id} is the same by its unique key, and not over yet")
-    return await services.store.runs.get(receipt.run_id), receipt.outcome != "replayed"
+    if receipt.outcome == "created":
+        return receipt.run(submission, order.by), True
+    try:
+        return await services.store.runs.get(receipt.run_id), receipt.outcome != "replayed"
+    except NotFound:
+        raise Conflict(f"run {receipt.run_id}, which this request made before, is over and not kept any more") from None
 
 
 async def save_task(services: Services, body: object, *, must_be_new: bool, revision: int | None = None) -> Task:
     """Create or replace a task. Raises InvalidInput with every fault, Conflict, StoreUnavailable."""
     definition = validate(TaskDefinition, body)
+    check_sizes(definition.params, definition.env)
     services.registry.check_params(definition.type, definition.params)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import trio
 from quart.wrappers.response import ResponseBody
 
-from ..errors import StoreUnavailable
+from ..errors import NotFound, StoreUnavailable
 from ..model.loglines import LogLine, split_lines
 from ..model.run import Run
 from ..store.logs import Chunk
 from ..store.pubsub import GAP, Message, Subscription
 from ..store.store import Store
 from .drain import Drain
+from .holes import Hole, Trail
 from .sse import encode
 
 __all__ = ["LogBody", "LogEvents", "LogReader", "Position", "as_bytes", "as_events", "as_ndjson", "lines_of"]
@@ -43,7 +44,7 @@ class Part:
 
 
 class LogReader:
-    """Yields a run's log in parts, in order, without a gap or a repeat.
+    """Yields a run's log in parts, in order, without a repeat; where something was left out, a Hole says how much.
 
     With `follow` it goes on until the run is final, also into later attempts; leave it by `close`.
     """
@@ -55,6 +56,7 @@ class LogReader:
         self._seq = 0
         self._final = run.is_final
         self._located = start.line == 0
+        self._trail: Trail | None = Trail()  # None: the chunk before the next one was not read
         self._hints: Subscription | None = None
 
     async def open(self) -> LogReader:
@@ -83,22 +85,44 @@ class LogReader:
             if part is not None:
                 return part
             if self._follow and self._attempt < self._latest:
-                self._attempt, self._seq, self._after = self._attempt + 1, 0, 0
+                self._attempt, self._seq, self._after, self._trail = self._attempt + 1, 0, 0, Trail()
             elif self._hints is None or self._final:
                 raise trio.EndOfChannel
             else:
                 await self._wait(self._hints)
 
     async def _read(self) -> Part | None:
-        if not self._located:
-            self._seq = await self._store.logs.seq_before_line(self._run_id, self._attempt, self._after + 1)
-            self._located = True
-        while chunks := await self._store.logs.read(self._run_id, self._attempt, self._seq, _CHUNKS):
-            part = Part(self._attempt, chunks, self._after)
-            self._seq = chunks[-1].seq
-            if any(line.line > self._after for line in split_chunk(chunks[-1])):
+        while True:
+            if not self._located:
+                await self._locate()
+            chunks = await self._store.logs.read(self._run_id, self._attempt, self._seq, _CHUNKS)
+            if not chunks:
+                return await self._read_end()
+            if self._trail is None and chunks[0].first_line > self._after + 1:
+                self._located = False  # what was found has been cut out since; the end of the first quarter stays
+                continue
+            part = self._take(chunks)
+            if any(line.line > self._after for line in split_chunk(part.chunks[-1])):
                 return part
-        return None
+
+    async def _locate(self) -> None:
+        self._seq = await self._store.logs.seq_before_line(self._run_id, self._attempt, self._after + 1)
+        self._trail = Trail() if self._seq == 0 else None
+        self._located = True
+
+    def _take(self, chunks: list[Chunk]) -> Part:
+        if self._trail is None:
+            self._trail = Trail.before(chunks[0])
+        self._seq = chunks[-1].seq
+        return Part(self._attempt, self._trail.follow(chunks), self._after)
+
+    async def _read_end(self) -> Part | None:
+        """The hole at the end of an attempt, which only later attempts can have made."""
+        if self._trail is None or self._attempt >= self._latest:
+            return None
+        end = await self._store.logs.end_of(self._run_id, self._attempt)
+        holes = self._trail.follow_to(end) if end else []
+        return Part(self._attempt, holes, self._after) if holes and holes[0].first_line > self._after else None
 
     async def _wait(self, hints: Subscription) -> None:
         """Until there may be more; hints of what has been read already are passed over."""
@@ -123,12 +147,16 @@ class LogReader:
             run = await self._store.runs.get(self._run_id)
         except StoreUnavailable:
             return  # the next hint or gap tells
+        except NotFound:
+            self._final = True  # final long ago, and forgotten meanwhile
+            return
         self._latest, self._final = run.attempt, run.is_final
 
 
 def split_chunk(chunk: Chunk) -> Iterator[LogLine]:
     """The lines of a chunk."""
-    return split_lines(chunk.first_line, chunk.at_ms, chunk.stream, chunk.data)
+    lines = split_lines(chunk.first_line, chunk.at_ms, chunk.stream, chunk.data)
+    return (replace(line, missing=chunk.missing) for line in lines) if isinstance(chunk, Hole) else lines
 
 
 def lines_of(part: Part) -> Iterable[LogLine]:
@@ -137,10 +165,15 @@ def lines_of(part: Part) -> Iterable[LogLine]:
 
 
 def as_bytes(part: Part) -> bytes:
-    """The output exactly as it came."""
-    if not part.after:
-        return b"".join(chunk.data for chunk in part.chunks)
-    return b"".join(line.data + (b"" if line.partial else b"\n") for line in lines_of(part))
+    """The output exactly as it came; a Hole is a line of its own."""
+    return b"".join(_raw(chunk, part.after) for chunk in part.chunks)
+
+
+def _raw(chunk: Chunk, after: int) -> bytes:
+    if chunk.first_line > after:
+        return b"\n" + chunk.data if isinstance(chunk, Hole) and chunk.breaks else chunk.data
+    seen = (line for line in split_chunk(chunk) if line.line > after)
+    return b"".join(line.data + (b"" if line.partial else b"\n") for line in seen)
 
 
 def as_ndjson(part: Part) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from taskman.model.run import HistoryEntry, Run, RunSpec
+import pytest
+
+from taskman.errors import InvalidInput
+from taskman.model.run import HistoryEntry, Run, RunSpec, check_sizes
 from taskman.model.states import EVENTS, FINAL, State
 
 
@@ -30,3 +33,13 @@ def test_attempts_are_read_from_the_history() -> None:
 def test_no_event_leads_out_of_a_final_state() -> None:
     for name, (sources, _) in EVENTS.items():
         assert not sources & FINAL, name
+
+
+def test_what_is_too_big_to_be_kept_with_a_run_is_refused_at_once() -> None:
+    check_sizes({"text": "x" * (1024 * 1024 - 12)}, {"A": "x" * (64 * 1024 - 3)})
+    with pytest.raises(InvalidInput) as caught:
+        check_sizes({"text": "x" * (1024 * 1024 - 11)}, {"A": "x" * (64 * 1024 - 2)})
+    assert [(fault.pointer, fault.detail.partition(",")[0]) for fault in caught.value.faults] == [
+        ("/params", "has 1"),
+        ("/env", "has 65"),
+    ]

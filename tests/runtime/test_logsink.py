@@ -94,6 +94,25 @@ async def test_binary_output_without_a_newline_arrives_as_it_came(receiver: Rece
     assert receiver.data == data
 
 
+async def test_a_slow_store_cuts_no_line_of_a_writer_that_waits_for_it(
+    autojump_clock: object, receiver: Receiver
+) -> None:
+    sink = LogSink(receiver.send)
+    receiver.gate = trio.Event()
+
+    async def flood() -> None:
+        await sink.output("out", b"x" * HIGH_WATER + b"\nbegun")
+        await sink.output("out", b" and ended\n")
+        sink.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run)
+        nursery.start_soon(flood)
+        await trio.sleep(10)
+        receiver.gate.set()
+    assert receiver.chunks[-1].data == b"begun and ended\n"
+
+
 async def test_streams_keep_their_order(receiver: Receiver) -> None:
     sink = LogSink(receiver.send)
 
@@ -130,12 +149,57 @@ async def test_a_flood_waits_for_its_reader(receiver: Receiver) -> None:
     assert len(receiver.data) == 64 * 65_536
 
 
-async def test_what_is_beyond_the_limit_is_left_out_and_said(receiver: Receiver) -> None:
-    sink = LogSink(receiver.send, limit=1000)
-    await deliver(sink, lambda: [sink.write("out", b"x" * 99 + b"\n") for _ in range(15)] and None)
-    assert receiver.data.startswith((b"x" * 99 + b"\n") * 10)
-    assert receiver.chunks[-1].stream == "sys"
-    assert b"500 bytes more were not kept" in receiver.chunks[-1].data
+async def test_what_a_writer_that_does_not_wait_floods_is_left_out_and_said_in_its_place(receiver: Receiver) -> None:
+    sink, line = LogSink(receiver.send), b"x" * 1023 + b"\n"
+    receiver.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run)
+        sink.write("out", b"begun")
+        for _ in range(8192):
+            sink.write("err", line)
+        receiver.gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+        sink.write("out", b"the end\n")
+        sink.close()
+    before, note, after = receiver.chunks[-3:]
+    assert (before.data, after.data) == (b"begun", b"the end\n")
+    kept = sum(len(chunk.data) for chunk in receiver.chunks if chunk.stream == "err")
+    assert 8 * HIGH_WATER <= kept <= 8 * HIGH_WATER + len(line)
+    assert note.data.startswith(b"left out here: %s bytes" % f"{8192 * 1024 - kept:,}".encode())
+
+
+async def test_pieces_of_a_few_bytes_count_for_what_they_cost(receiver: Receiver) -> None:
+    sink, taken = LogSink(receiver.send), 0
+    receiver.gate = trio.Event()
+
+    async def flood() -> None:
+        nonlocal taken
+        for _ in range(20_000):
+            await sink.output("out", b"o\n")
+            await sink.output("err", b"e\n")
+            taken += 2
+        sink.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run)
+        nursery.start_soon(flood)
+        await trio.testing.wait_all_tasks_blocked()
+        assert taken < 16_000
+        receiver.gate.set()
+    assert len(receiver.chunks) == 40_000
+
+
+async def test_unfinished_lines_of_two_streams_keep_nobody_busy(autojump_clock: object, receiver: Receiver) -> None:
+    sink = LogSink(receiver.send)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sink.run)
+        for stream in ("out", "err"):
+            sink.write(stream, b"x" * 12_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert receiver.chunks == []
+        await trio.sleep(1.1)
+        assert [len(chunk.data) for chunk in receiver.chunks] == [12_000, 12_000]
+        sink.close()
 
 
 async def test_a_sink_that_nobody_wants_any_more_lets_its_writer_go(receiver: Receiver) -> None:

@@ -22,11 +22,11 @@ local function heads(count)
   return found
 end
 
--- The first permit without room, or nil when all have been taken.
+-- The first permit without room, and the room that it would need to have; or nil when all have been taken.
 local function lacking(run)
   if run.opt == '' then return nil end
   for permit, room in permits(run) do
-    if call('SCARD', P .. 'permit:' .. permit) >= tonumber(room) then return permit end
+    if call('SCARD', P .. 'permit:' .. permit) >= tonumber(room) then return permit, room end
   end
   for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end
 end
@@ -46,13 +46,15 @@ local function start(run)
   for _, part in ipairs({run.id, run.attempt, f[1] or '0', f[2]}) do table.insert(reply, part) end
 end
 
-local function consider(id)
+-- A run that is blocked may have been let out for another of its permits: that turn is then somebody else's.
+local function consider(id, kept)
   local run = load(id)
   if not run or run.state ~= 'queued' then return end
-  local permit = lacking(run)
+  local permit, room = lacking(run)
   if not permit then return start(run) end
   change(run, 'blocked', 'limit', 'worker:' .. worker)
-  call('ZADD', P .. 'waiting:' .. permit, score(run), id)
+  wait_in_line(run, permit, room, kept)
+  pass_on(run)
 end
 
 settling()
@@ -62,7 +64,7 @@ while #leases / 2 < limit and looked < MOST_LOOKED_AT do
   if #found == 0 then break end
   for n = 1, math.min(wanted, #found) do
     call('ZREM', P .. 'ready:' .. found[n][3], found[n][1])
-    consider(found[n][1])
+    consider(found[n][1], text(found[n][2]))
     looked = looked + 1
   end
 end

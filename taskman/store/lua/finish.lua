@@ -24,6 +24,8 @@ local function settle(run, outcome, reason, result, error, wait_ms)
   if outcome == 'released' then return give_back(run, 'released', by) end
   if outcome == 'lost' then return lose(run, by) end
   if outcome == 'retry' and run.state == 'running' then return retry(run, reason, result, wait_ms) end
+  -- Nobody has asked for it as far as this Redis remembers: it was recorded, and lost with the last second of writes.
+  if outcome == 'cancelled' then cancel(run, 'requested', by) end
   local fields = {}
   if result ~= '' then fields = {'result', result} end
   if error ~= '' then

@@ -23,13 +23,14 @@ else
   call('ZADD', P .. 'schedules', ARGV[6], member)
   call('HSET', key, 'cursor:' .. schedule, ARGV[6])
 end
-local outcome = 'fired'
-if call('EXISTS', P .. 'run:' .. id) == 0 then
+local state = call('HGET', P .. 'run:' .. id, 'state')
+if not state then
   local run = {id = id, state = false, attempt = '0', worker = '', sig = ARGV[11], priority = ARGV[12], task = task,
     history = '', opt = ARGV[13]}
   create(run, tonumber(ARGV[9]), ARGV[15], ARGV[14] ~= '' and ARGV[14] or nil, 'scheduler')
-  if run.state == 'skipped' then outcome = 'skipped' end
+  state = run.state
 end
+local outcome = state == 'skipped' and 'skipped' or 'fired'
 call('ZADD', ledger, ARGV[9], ARGV[9] .. ' ' .. outcome .. ' ' .. schedule .. ' ' .. id)
 call('ZREMRANGEBYRANK', ledger, 0, -1001)
 flush()

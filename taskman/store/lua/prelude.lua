@@ -17,32 +17,42 @@ end
 local function settling() call('ZREM', P .. 'leases', '') end
 
 -- Index moves and events are gathered and written once per call; of a run that moves twice the ends count.
-local moves, lines = {}, {}
+local moves, lines, unfinished = {}, {}, {}
 
 local function move(id, from, to)
   if moves[id] then moves[id].to = to else moves[id] = {from = from, to = to} end
 end
 
+-- How many runs of a task are not final.
+local function count_unfinished(run, step)
+  if run.task ~= '' then unfinished[run.task] = (unfinished[run.task] or 0) + step end
+end
+
 local function announce(...) table.insert(lines, table.concat({...}, ' ')) end
 
--- run: {id, state, attempt, worker, sig, task, history, opt, ending}; nil fields read as false from HMGET.
+-- run: {id, state, attempt, worker, sig, task, history, opt, ending, suspect, log}; nil fields read as false.
 -- opt holds what the scripts must know of a run's options, as ' name=value' words; plain runs have none:
 --   sd start deadline, dl deadline, gr grace before a suspect run is lost (all ms)   ml how often it may be lost
 --   pm permits, as name=capacity,...   lv group of runs that may overlap no further than its permit's capacity
 --   uq unique key, as digest:while (pending, active or ms)
 local function load(id)
-  local f = call('HMGET', P .. 'run:' .. id, 'state', 'attempt', 'worker', 'sig', 'task', 'history', 'opt', 'ending')
+  local f = call('HMGET', P .. 'run:' .. id, 'state', 'attempt', 'worker', 'sig', 'task', 'history', 'opt', 'ending',
+    'suspect', 'log')
   if not f[1] then return nil end
   return {id = id, state = f[1], attempt = f[2], worker = f[3] or '', sig = f[4], task = f[5] or '', history = f[6],
-    opt = f[7] or '', ending = f[8]}
+    opt = f[7] or '', ending = f[8], suspect = f[9], log = f[10]}
 end
 
 local function option(run, name) return string.match(run.opt, ' ' .. name .. '=(%S+)') end
 
 local FINAL = {succeeded = true, failed = true, cancelled = true, skipped = true}
 
--- Permits: a run with permits starts only while each has room; see claim. Giving one back lets the next ones try.
+-- Permits: a run with permits starts only while each has room; see claim. Blocked runs wait in lines, one for each
+-- room and signature: waiting:<permit> lists them as '<room> <signature>'. All of a line want the same, so its first
+-- can go whenever one of it can; and a line that no worker serves now, or whose queue is paused, holds up no other.
 local function permits(run) return string.gmatch(option(run, 'pm') or '', '([^=,]+)=(%d+)') end
+
+local function line(permit, room, sig) return P .. 'waiting:' .. permit .. ' ' .. room .. ' ' .. sig end
 
 local function capacity(run, wanted)
   for permit, room in permits(run) do
@@ -71,8 +81,33 @@ local function forget_unique(run, while_)
   if digest and call('GET', P .. 'unique:' .. digest) == run.id then call('DEL', P .. 'unique:' .. digest) end
 end
 
+local function unique_holder(run)
+  local digest, while_ = string.match(option(run, 'uq') or '', '^(%x+):(%w+)$')
+  local holder = digest and call('GET', P .. 'unique:' .. digest)
+  -- for a period the key outlives the run, which may be forgotten before
+  return holder and (tonumber(while_) or call('EXISTS', P .. 'run:' .. holder) == 1) and holder or nil
+end
+
+local function take_unique(run)
+  local digest, while_ = string.match(option(run, 'uq') or '', '^(%x+):(%w+)$')
+  if not digest then return end
+  call('SET', P .. 'unique:' .. digest, run.id)
+  if tonumber(while_) then call('PEXPIRE', P .. 'unique:' .. digest, while_) end
+end
+
+-- A log of some size is compacted when its run is final, by whichever server gets to it.
+local WORTH_COMPACTING = 4096
+
+local function close_log(run)
+  if not run.log then return end
+  call('HDEL', P .. 'run:' .. run.id, 'log')
+  if tonumber(string.match(run.log, '^%d+')) >= WORTH_COMPACTING then call('SADD', P .. 'unpacked', run.id) end
+end
+
 -- What ends with a run: its deadlines, its unique key, its place in its group. Followers of the log hear of it.
 local function close(run)
+  count_unfinished(run, -1)
+  close_log(run)
   if run.opt ~= '' then
     call('ZREM', P .. 'deadlines', 'start ' .. run.id, 'whole ' .. run.id)
     forget_unique(run, 'active')
@@ -94,35 +129,44 @@ local function change(run, to, reason, by, ...)
   if FINAL[to] then close(run) end
 end
 
--- The one way into the ready set.
-local function make_ready(run) call('ZADD', P .. 'ready:' .. run.sig, score(run), run.id) end
+-- The one way into the ready set; a run that was blocked keeps the score that it had there.
+local function make_ready(run, kept) call('ZADD', P .. 'ready:' .. run.sig, kept or score(run), run.id) end
 
--- Whoever waits for a permit with room goes back to the ready set; the claim looks at all its permits again.
-local function unblock(permit)
-  local held = call('SCARD', P .. 'permit:' .. permit)
-  for _, id in ipairs(call('ZRANGE', P .. 'waiting:' .. permit, 0, 99)) do
-    local run = load(id)
-    if run and run.state == 'blocked' and held >= capacity(run, permit) then return end
-    call('ZREM', P .. 'waiting:' .. permit, id)
-    if run and run.state == 'blocked' then
-      make_ready(run)
-      change(run, 'queued', 'unblocked', 'watchdog')
-      held = held + 1
-    end
-  end
+-- Permits that may have room for others now: one was given back, or a run that had its turn does not start after all.
+-- Looked at once, at the end of the call.
+local freed = {}
+
+local function pass_on(run)
+  for permit in permits(run) do freed[permit] = true end
 end
 
-local function give_up_permits(run)
-  for permit in permits(run) do
-    call('SREM', P .. 'permit:' .. permit, run.id)
-    unblock(permit)
+local function wait_in_line(run, permit, room, kept)
+  call('SADD', P .. 'waiting:' .. permit, room .. ' ' .. run.sig)
+  call('ZADD', line(permit, room, run.sig), kept, run.id)
+end
+
+-- As many of each line as the permit has room for go back to the ready set; the claim looks at all their permits again.
+local function unblock(permit)
+  local held = call('SCARD', P .. 'permit:' .. permit)
+  for _, which in ipairs(call('SMEMBERS', P .. 'waiting:' .. permit)) do
+    local room, sig = string.match(which, '^(%d+) (.+)$')
+    local key, free = line(permit, room, sig), tonumber(room) - held
+    local first = free > 0 and call('ZPOPMIN', key, free) or {}
+    for n = 1, #first, 2 do
+      local run = load(first[n])
+      make_ready(run, first[n + 1])
+      change(run, 'queued', 'unblocked', 'watchdog')
+    end
+    if call('EXISTS', key) == 0 then call('SREM', P .. 'waiting:' .. permit, which) end
   end
 end
 
 -- The attempt is over, whatever comes next.
 local function unlease(run)
   call('ZREM', P .. 'leases', run.id)
-  if run.opt ~= '' then give_up_permits(run) end
+  if run.suspect then call('HDEL', P .. 'run:' .. run.id, 'suspect') end
+  for permit in permits(run) do call('SREM', P .. 'permit:' .. permit, run.id) end
+  pass_on(run)
 end
 
 -- What a cancelling run becomes: cancelled, or failed when a deadline has asked for it.
@@ -138,7 +182,6 @@ local function give_back(run, reason, by)
   make_ready(run)
   run.worker = ''
   change(run, 'queued', reason, by, 'worker', '')
-  call('HDEL', P .. 'run:' .. run.id, 'suspect')
 end
 
 -- A lost attempt has its own budget, so that a run which kills its workers cannot do so for ever.
@@ -153,19 +196,27 @@ local function lose(run, by)
   give_back(run, 'lost', by)
 end
 
+-- A run that waits, wherever, ends there.
+local function end_waiting(run, to, reason, by)
+  call('ZREM', P .. 'delayed', run.id)
+  call('ZREM', P .. 'ready:' .. run.sig, run.id)
+  for permit, room in permits(run) do call('ZREM', line(permit, room, run.sig), run.id) end
+  pass_on(run)
+  change(run, to, reason, by)
+end
+
+local WAITING = {scheduled = true, queued = true, blocked = true}
+
 -- Waiting runs are cancelled at once, a running one when its worker has ended it.
 local function cancel(run, reason, by)
   if run.state == 'running' then return change(run, 'cancelling', reason, by) end
-  if run.state ~= 'scheduled' and run.state ~= 'queued' and run.state ~= 'blocked' then return end
-  call('ZREM', P .. 'delayed', run.id)
-  call('ZREM', P .. 'ready:' .. run.sig, run.id)
-  for permit in permits(run) do call('ZREM', P .. 'waiting:' .. permit, run.id) end
-  change(run, 'cancelled', reason, by)
-  for permit in permits(run) do unblock(permit) end
+  if WAITING[run.state] then end_waiting(run, 'cancelled', reason, by) end
 end
 
--- Where a new run begins, given what else of its group is live; `overlap` is skip, replace or nil.
+-- Where a new run begins, given what else there is of its group or with its unique key; `overlap` is skip, replace or
+-- nil. To submit, a unique key that is held is an answer, and no run is made; a schedule records that it skipped.
 local function first_state(run, due, overlap, by)
+  if unique_holder(run) then return 'skipped', 'overlap' end
   local group = option(run, 'lv')
   if group and overlap == 'skip' and call('SCARD', P .. 'live:' .. group) >= capacity(run, group) then
     return 'skipped', 'overlap'
@@ -179,7 +230,7 @@ end
 local function set_deadlines(run, begin)
   local start, whole = option(run, 'sd'), option(run, 'dl')
   if start then call('ZADD', P .. 'deadlines', text(begin + tonumber(start)), 'start ' .. run.id) end
-  if whole then call('ZADD', P .. 'deadlines', text(now + tonumber(whole)), 'whole ' .. run.id) end
+  if whole then call('ZADD', P .. 'deadlines', text(begin + tonumber(whole)), 'whole ' .. run.id) end
 end
 
 -- A run comes into being.
@@ -193,9 +244,11 @@ local function create(run, due, spec, overlap, by)
     end
   end
   call('SADD', P .. 'signatures', run.sig)
+  count_unfinished(run, 1)
   if run.opt ~= '' and state ~= 'skipped' then
     local group = option(run, 'lv')
     if group then call('SADD', P .. 'live:' .. group, run.id) end
+    take_unique(run)
     set_deadlines(run, math.max(due, now))
   end
   change(run, state, reason, by, unpack(fields))
@@ -215,6 +268,7 @@ local function in_slices(command, key, members)
 end
 
 local function flush()
+  for permit in pairs(freed) do unblock(permit) end
   local leaving, entering = {}, {}
   for id, ends in pairs(moves) do
     if ends.from then
@@ -227,6 +281,9 @@ local function flush()
   end
   for state, ids in pairs(leaving) do in_slices('ZREM', P .. 'state:' .. state, ids) end
   for state, members in pairs(entering) do in_slices('ZADD', P .. 'state:' .. state, members) end
+  for task, step in pairs(unfinished) do
+    if step ~= 0 and call('HINCRBY', P .. 'unfinished', task, step) <= 0 then call('HDEL', P .. 'unfinished', task) end
+  end
   if #lines == 0 then return end
   local body = table.concat(lines, '\n')
   local id = call('XADD', P .. 'events', 'MAXLEN', '~', 10000, '*', 'e', body)

@@ -24,7 +24,7 @@ for i = 3, #ARGV do
   elseif worker ~= '' and run.worker == worker then
     lose(run, 'worker:' .. worker)
     lost = lost + 1
-  elseif expired and call('HEXISTS', P .. 'run:' .. run.id, 'suspect') == 0 then
+  elseif expired and not run.suspect then
     suspect(run)
   elseif expired then
     lose(run, 'watchdog')

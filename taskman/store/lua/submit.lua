@@ -22,21 +22,13 @@ local function hindrance(run, first)
     local id, same = string.match(known, '^(%S+) (%S+)$')
     return same == body and 'replayed' or 'mismatch', id
   end
-  local unique = string.match(option(run, 'uq') or '', '^(%x+):')
-  local holder = unique and call('GET', P .. 'unique:' .. unique)
-  if holder and call('EXISTS', P .. 'run:' .. holder) == 1 then
-    return word(first, 'conflict') == 'return' and 'replayed' or 'taken', holder
-  end
+  local holder = unique_holder(run)
+  if holder then return word(first, 'conflict') == 'return' and 'replayed' or 'taken', holder end
 end
 
 local function remember(run, first)
   local key, body = string.match(word(first, 'idem') or '', '^(%x+):(%x+)$')
   if key then call('SET', P .. 'idem:' .. key, run.id .. ' ' .. body, 'PX', IDEMPOTENT_MS) end
-  local unique, while_ = string.match(option(run, 'uq') or '', '^(%x+):(%w+)$')
-  if unique then
-    call('SET', P .. 'unique:' .. unique, run.id)
-    if tonumber(while_) then call('PEXPIRE', P .. 'unique:' .. unique, while_) end
-  end
 end
 
 for i = 3, #ARGV, 8 do

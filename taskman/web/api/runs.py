@@ -13,7 +13,7 @@ from ...errors import InvalidInput, StoreUnavailable, nearest
 from ...model.instants import format_instant
 from ...model.run import Run
 from ...model.states import State
-from ...model.task import CancelRequest
+from ...model.task import CancelRequest, RetryRequest
 from ...model.validation import validate
 from ...store.pubsub import Message
 from ...store.store import Store
@@ -121,6 +121,13 @@ async def cancel(run_id: str) -> ResponseReturnValue:
     wanted = validate(CancelRequest, await json_body(optional=True))
     await actions.cancel_run(services(), run_id, by=identity().by, force=wanted.force)
     return (await services().store.runs.get(run_id)).to_json(detail=True), 202
+
+
+@blueprint.post("/<run_id>/retry")
+async def retry(run_id: str) -> ResponseReturnValue:
+    """Run the same again, or with other params; `parent` of the new run names this one."""
+    wanted = validate(RetryRequest, await json_body(optional=True))
+    return created(await actions.repeat_run(services(), run_id, wanted.params, by=identity().by), is_new=True)
 
 
 @blueprint.get("/<run_id>/log")

@@ -73,5 +73,7 @@ async def log_view(store: Store, run: Run, attempt: int, *, tail: int | None, un
         except trio.EndOfChannel:
             break
     shown = [line for line in lines if until is None or line.line <= until]
+    if shown and shown[0].missing:
+        skipped = min(skipped, shown[0].line - shown[0].missing)  # what is earlier begins before the hole
     last = shown[-1].line if shown else skipped
     return LogView(attempt, skipped, last, blocks_of(shown), has_more=bool(until))

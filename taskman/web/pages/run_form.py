@@ -28,6 +28,11 @@ def option_fields() -> list[Field]:
         Field("priority", "Priority", "number", default="0", help="−100 to 100; higher runs first"),
         Field("timeout", "Timeout", "duration", default="none", help="for one attempt: 90s, 5m, 2h"),
         Field("grace", "Grace", "duration", default=f"{DEFAULT_GRACE_S:g}s", help="to clean up when cancelled"),
+        Field("retry.max_attempts", "Attempts", "number", default="1", help="in all, the first included"),
+        Field("idle_timeout", "Idle timeout", "duration", default="none", help="how long it may be silent"),
+        Field("deadline", "Deadline", "duration", default="none", help="for the whole run, with its retries"),
+        Field("start_deadline", "Start deadline", "duration", default="none", help="how long it may wait to start"),
+        Field("requires", "Required labels", "map", help="labels that the worker must have; name=value, one a line"),
         Field("env", "Environment", "map", help="variables of its processes; KEY=value, one a line"),
     ]
 
@@ -66,7 +71,12 @@ def again(run: Run) -> dict[str, Any]:
     """The body that repeats a run: the same type, params and options, now."""
     spec = run.spec
     body: dict[str, Any] = {"params": spec.params, "queue": spec.queue, "priority": spec.priority}
-    body |= {"grace": spec.grace_s, "env": spec.env, "type": spec.type}
-    if spec.timeout_s is not None:
-        body["timeout"] = spec.timeout_s
-    return body
+    body |= {"grace": spec.grace_s, "env": spec.env, "type": spec.type, "requires": spec.requires}
+    limits = {
+        "timeout": spec.timeout_s,
+        "idle_timeout": spec.idle_timeout_s,
+        "deadline": spec.deadline_s,
+        "start_deadline": spec.start_deadline_s,
+        "retry": spec.retry or None,
+    }
+    return body | {name: value for name, value in limits.items() if value is not None}

@@ -107,7 +107,7 @@ async def create() -> ResponseReturnValue:
     form = _form(typed.get("type"))
     form.take(typed)
     try:
-        run = await actions.create_run(services(), _body(form), by=identity().by, trigger="ui")
+        run, _ = await actions.create_run(services(), _body(form), by=identity().by, trigger="ui")
     except InvalidInput as error:
         form.blame(error.faults)
         return await _show_form(form), 422
@@ -124,7 +124,7 @@ async def show(run_id: str) -> ResponseReturnValue:
     store = services().store
     run = await store.runs.get(run_id)
     log = await log_view(store, run, _attempt(run), tail=_PANEL_LINES)
-    return await render_template("runs/show.html", run=run, log=log, title=title_of(run))
+    return await render_template("runs/show.html", run=run, log=log, why=await store.why(run), title=title_of(run))
 
 
 def _attempt(run: Run) -> int:
@@ -157,10 +157,6 @@ async def cancel(run_id: str) -> ResponseReturnValue:
 
 @blueprint.post("/<run_id>/again")
 async def run_again(run_id: str) -> ResponseReturnValue:
-    """A new run of the same type with the same params and options, for the same task if it still exists."""
-    run = await services().store.runs.get(run_id)
-    body = again(run)
-    if run.spec.task in await services().store.tasks.names():
-        body["task"] = run.spec.task
-    fresh = await actions.create_run(services(), body, by=identity().by, trigger="retry")
+    """A new run with everything of this one but its state."""
+    fresh = await actions.repeat_run(services(), run_id, None, by=identity().by)
     return go(f"/runs/{fresh.id}", "This run repeats the one that you came from.")

@@ -181,7 +181,8 @@ class RunStream:
         parts = [await self._render("_partials/title.html", title=title_of(run))]
         parts.append(await self._render.into("#run-head", "_partials/run_head.html", "innerMorph", run=run))
         if self._with_state:
-            parts.append(await self._render.into("#run-side", "_partials/run_side.html", "innerMorph", run=run))
+            why = await self._store.why(run)
+            parts.append(await self._render.into("#run-side", "_partials/run_side.html", "innerMorph", run=run, why=why))
         return "".join(parts)
 
     async def _lines(self, part: Part) -> tuple[str, Position]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -87,6 +88,17 @@ class Slot(Form):
         return [(local(at, settled.timezone), relative(at, now_ms)) for at in settled.upcoming(now_ms, 3)]
 
 
+def _gate_fields() -> list[Field]:
+    """What keeps the runs of a task apart from each other and from those of other tasks."""
+    overlaps = (("", "Default"), ("skip", "Skip"), ("queue", "Queue"), ("replace", "Replace"), ("allow", "Allow"))
+    help_text = "when a run is due while another is not final; default: schedules skip, everything else queues"
+    return [
+        Field("overlap", "Overlap", "choice", choices=overlaps, help=help_text),
+        Field("max_concurrency", "Concurrency", "number", default="1", help="how many of its runs may run at once"),
+        Field("limits", "Limits", "map", help="shared with other tasks; name=room, one a line"),
+    ]
+
+
 class TaskForm(Form):
     """A task of one type with `count` places for schedules."""
 
@@ -97,7 +109,7 @@ class TaskForm(Form):
                 Field("description", "Description", help="what it is for, for whoever is woken by it"),
             ],
             params=fields_of(task_type.Params.model_json_schema(), "params."),
-            options=option_fields(),
+            options=[*option_fields(), *_gate_fields()],
             enabled=[Field("enabled", "Schedules are on", "flag", help="off: it runs only when asked", value="on")],
         )
         self.task_type = task_type
@@ -114,6 +126,15 @@ class TaskForm(Form):
         super().show(body)
         for slot, schedule in zip(self.slots, body.get("schedules", ()), strict=False):
             slot.show_schedule(schedule)
+
+    def over(self, definition: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body laid over the definition that was edited: what the form does not show is not lost."""
+        kept = copy.deepcopy(dict(definition))
+        for name in ("params", "schedules"):
+            kept.pop(name, None)
+        for name in super().fields:
+            _drop(kept, name.split("."))
+        return _merged(kept, body)
 
     def read(self) -> tuple[dict[str, Any], list[Fault]]:
         """See Form.read; with the schedules that are set, in order."""
@@ -136,3 +157,18 @@ class TaskForm(Form):
             return fault
         slot = self._sent[int(path[0])]
         return Fault(f"/schedules/{slot.number}/{path[1] if path[1:] else slot.kind.value}", fault.detail)
+
+
+def _drop(body: dict[str, Any], path: list[str]) -> None:
+    for part in path[:-1]:
+        body = body.get(part) or {}
+    body.pop(path[-1], None)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        both = name == "retry" and isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(under, value) if both and isinstance(under, Mapping) else value
+    return merged

@@ -91,8 +91,10 @@ async def create() -> ResponseReturnValue:
     return go("/tasks", f"Task {task.name} is created.")
 
 
-async def _save(form: TaskForm, *, must_be_new: bool, revision: int | None = None) -> Task:
+async def _save(form: TaskForm, *, must_be_new: bool, revision: int | None = None, edited: Task | None = None) -> Task:
     body = form.body(TaskDefinition, form.task_type.Params)
+    if edited is not None:
+        body = form.over(edited.definition.to_json(), body)
     try:
         return await actions.save_task(services(), body, must_be_new=must_be_new, revision=revision)
     except InvalidInput as error:
@@ -142,7 +144,7 @@ async def task_view(services: Services, task: Task) -> dict[str, Any]:
 @blueprint.post("/<name>/runs")
 async def run_now(name: str) -> ResponseReturnValue:
     """Run the task now, and show the run."""
-    run = await actions.run_task(services(), name, {}, by=identity().by, trigger="ui")
+    run, _ = await actions.run_task(services(), name, {}, by=identity().by, trigger="ui")
     return go(f"/runs/{run.id}")
 
 
@@ -171,7 +173,7 @@ async def save(name: str) -> ResponseReturnValue:
         return await _show_form(form, task)
     sent = (await request.form).get("revision", "")
     try:
-        await _save(form, must_be_new=False, revision=int(sent) if sent.isdigit() else 0)
+        await _save(form, must_be_new=False, revision=int(sent) if sent.isdigit() else 0, edited=task)
     except InvalidInput as error:
         form.blame(error.faults)
         return await _show_form(form, task), 422

@@ -1,0 +1,282 @@
+"""The steps of a walk: what clients, workers and servers do, the stale and the mistaken ones among them.
+
+Each step takes its choices from `pick`, so that a random generator and a shrinking one can both drive it. The plainest
+choice stands first in every list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from engine.oracle_run import OracleRun
+from engine.twin import Twin
+
+from taskman.model.ids import scheduled_run_id
+from taskman.model.run import RunSpec
+from taskman.store.logs import Chunk
+from taskman.store.runs import Outcome, Submission
+from taskman.store.tasks import Due, Fire
+
+T = TypeVar("T")
+
+WORKERS = ("w1", "w2", "w3")
+SIGNATURES = ("shell|a|", "shell|b|", "http|a|gpu=yes")
+TASKS = ("one", "two")
+LEASE_MS = 20_000
+EVERY_MS = 300_000
+UNKNOWN = "r0-zzzzzzzzzzzzzzzzzzzzzzz"
+PERMITS: tuple[dict[str, int], ...] = (
+    {},
+    {"limit/db": 1},
+    {"limit/db": 2},
+    {"limit/db": 1, "limit/net": 1},
+    {"limit/net": 2, "limit/db": 1},
+    {"limit/net": 1},
+    {"limit/net": 3},
+)
+IDEMPOTENCY = (("d1", "b1"), ("d1", "b2"), ("d2", "b1"))
+REASONS = {"failed": ("error", "exit", "timeout"), "retry": ("error", "timeout")}
+
+
+class Pick(Protocol):
+    def __call__(self, options: Sequence[T], /) -> T: ...
+
+
+def rarely(pick: Pick) -> bool:
+    return pick((False,) * 7 + (True,))
+
+
+def some(pick: Pick, options: Sequence[T], most: int) -> list[T]:
+    return [pick(options) for _ in range(pick(range(1, most + 1)))]
+
+
+def a_spec(pick: Pick, task: str | None) -> RunSpec:
+    permits = pick((PERMITS[0], *PERMITS)) if task is None else pick(PERMITS)
+    type_, queue, labels = pick(SIGNATURES).split("|")
+    return RunSpec(
+        type=type_,
+        params={},
+        queue=queue,
+        requires={"gpu": "yes"} if labels else {},
+        task=task,
+        priority=pick((0, 0, 0, 1, -1)),
+        start_deadline_s=pick((None, None, None, 30.0, 90.0)),
+        deadline_s=pick((None, None, None, 60.0, 240.0)),
+        max_lost=pick((3, 3, 0, 1)),
+        lost_grace_s=pick((20.0, 20.0, 0.0, 60.0)),
+        permits={f"task/{task}": 1 + (task == "two"), **permits} if task else permits,
+        group=f"task/{task}" if task else None,
+        unique=pick((None,) * 8 + ("aa:active", "bb:pending", "cc:600000", "bb:active")),
+    )
+
+
+def a_submission(twin: Twin, pick: Pick) -> Submission:
+    known = list(twin.oracle.runs)
+    twin.made += 1
+    return Submission(
+        pick(known) if known and rarely(pick) and rarely(pick) else f"r0-{twin.made * 7919 % 99991:023d}",
+        a_spec(pick, pick((None, None, *TASKS))),
+        pick((0, 0, 0, 1_000, 60_000, -5_000)) + twin.now,
+        pick((None, *IDEMPOTENCY)) if rarely(pick) else None,
+        pick(("reject", "return")),
+        pick((None, "skip", "replace")),
+    )
+
+
+def submit(twin: Twin, pick: Pick) -> None:
+    submissions = [a_submission(twin, pick) for _ in range(pick((1, 1, 1, 2, 4)))]
+    twin.submit(submissions, pick(("test", "user:ann bee")))
+
+
+def claim(twin: Twin, pick: Pick) -> None:
+    served = pick((SIGNATURES, SIGNATURES, SIGNATURES[:1], SIGNATURES[1:]))
+    twin.claim(pick(WORKERS), pick((1, 2, 3, 10)), served, LEASE_MS)
+
+
+def held(twin: Twin, worker: str) -> list[tuple[str, int]]:
+    """What a worker really holds."""
+    return [(run.id, run.attempt) for run in twin.oracle.runs.values() if run.holds and run.worker == worker]
+
+
+def a_worker(twin: Twin, pick: Pick) -> str:
+    """Mostly one that holds something."""
+    busy = [worker for worker in WORKERS if held(twin, worker)]
+    return pick(WORKERS if not busy or rarely(pick) else busy)
+
+
+def believed(twin: Twin, pick: Pick, worker: str) -> list[tuple[str, int]]:
+    """What a worker believes it holds: mostly that, but also old attempts, what others hold now, and nonsense."""
+    mine = held(twin, worker)
+    others = [(run.id, run.attempt) for run in twin.oracle.runs.values() if run.holds and run.worker != worker]
+    old = [(run_id, attempt) for run_id, attempt, _ in twin.assigned[-12:]]
+    wrong = [(run_id, attempt - 1) for run_id, attempt in mine + others] + [(UNKNOWN, 1)]
+    if mine and not rarely(pick):
+        return some(pick, mine, 3)
+    return some(pick, pick([one for one in (others, old, wrong) if one]), 3)
+
+
+def an_outcome(pick: Pick, run_id: str, attempt: int) -> Outcome:
+    outcome = pick(("succeeded", "failed", "retry", "retry", "released", "lost", "cancelled"))
+    return Outcome(
+        run_id,
+        attempt,
+        outcome,
+        pick(REASONS[outcome]) if outcome in REASONS else None,
+        pick((None, {"exit": 1}, ["ü"])),
+        pick((None, "it broke")),
+        pick((0.0, 1.0, 45.0)),
+    )
+
+
+def finish(twin: Twin, pick: Pick) -> None:
+    worker = a_worker(twin, pick)
+    twin.finish(worker, [an_outcome(pick, *one) for one in believed(twin, pick, worker)])
+
+
+def extend(twin: Twin, pick: Pick) -> None:
+    worker = a_worker(twin, pick)
+    twin.extend(worker, believed(twin, pick, worker), LEASE_MS)
+
+
+def heartbeat(twin: Twin, pick: Pick) -> None:
+    worker = a_worker(twin, pick)
+    twin.extend(worker, held(twin, worker), LEASE_MS)
+
+
+def append_log(twin: Twin, pick: Pick) -> None:
+    worker = a_worker(twin, pick)
+    run_id, attempt = believed(twin, pick, worker)[0]
+    first, count = pick(range(1, 5)), pick(range(3))
+    chunks = [Chunk(seq, twin.now, "out", seq, b"x" * pick((1, 65, 4_000))) for seq in range(first, first + count)]
+    twin.append_log(run_id, attempt, worker, chunks)
+
+
+def a_run(twin: Twin, pick: Pick) -> str:
+    """Mostly one that is not final."""
+    live = [run.id for run in twin.oracle.runs.values() if not run.is_final]
+    options = list(twin.oracle.runs) if not live or rarely(pick) else live
+    return pick(options) if options else UNKNOWN
+
+
+def cancel(twin: Twin, pick: Pick) -> None:
+    twin.cancel(a_run(twin, pick), pick(("test", "watchdog")), pick((False, True)))
+
+
+def promote(twin: Twin, pick: Pick) -> None:
+    twin.promote(pick((1000, 1, 2)))
+
+
+def reclaim(twin: Twin, pick: Pick) -> None:
+    """What has run out, as a server saw it; another may have been there first, and the clock may have gone back."""
+    runs = twin.oracle.runs.values()
+    expired = [run.id for run in runs if run.holds and run.lease_end <= twin.now]
+    doubtful = some(pick, [a_run(twin, pick), UNKNOWN], 3) if rarely(pick) else []
+    twin.reclaim("", expired + doubtful)
+
+
+def reclaim_from(twin: Twin, pick: Pick) -> None:
+    """A worker is known to be gone: the candidates are everybody's leases."""
+    twin.reclaim(pick(WORKERS), [run.id for run in twin.oracle.runs.values() if run.holds] + [a_run(twin, pick)])
+
+
+def expire(twin: Twin, pick: Pick) -> None:
+    runs = twin.oracle.runs.values()
+    limits = [("start", run.id, run.start_by) for run in runs] + [("whole", run.id, run.end_by) for run in runs]
+    due = [f"{kind} {run_id}" for kind, run_id, limit in limits if limit is not None and limit <= twin.now]
+    doubtful = [f"{pick(('start', 'whole'))} {a_run(twin, pick)}"] if rarely(pick) else []
+    twin.expire(due + doubtful)
+
+
+def pause_queue(twin: Twin, pick: Pick) -> None:
+    twin.pause_queue(pick(("a", "b")), pick(("resumed", "resumed", "resumed", "paused")))
+
+
+def instant(twin: Twin, number: int) -> int:
+    """On a coarse grid, so that the same instants come again when a task is saved anew."""
+    return (twin.now // EVERY_MS + number) * EVERY_MS
+
+
+def save_task(twin: Twin, pick: Pick) -> None:
+    name = pick(TASKS)
+    known = twin.tasks.tasks.get(name)
+    revisions: tuple[int | str, ...] = ("", "", known.revision if known else 0, 0, 7)
+    revision, numbers = pick(revisions), pick((("0", "1"), ("0",), ()))
+    cursors = {number: instant(twin, pick((1, 0, -1))) for number in numbers}
+    twin.save_task(name, revision, f"definition of {name}", pick((1, 1, 1, 0)), cursors)
+
+
+def delete_task(twin: Twin, pick: Pick) -> None:
+    twin.delete_task(pick(TASKS))
+
+
+def fire(twin: Twin, pick: Pick) -> None:
+    firing = [name for name, task in twin.tasks.tasks.items() if task.cursors]
+    name = pick(TASKS if not firing or rarely(pick) else firing)
+    task = twin.tasks.tasks.get(name)
+    schedule, due = pick(list(task.cursors.items())) if task and task.cursors else ("0", instant(twin, 0))
+    if rarely(pick):
+        due -= EVERY_MS
+    late = pick((0, 0, 0, 2 * EVERY_MS))
+    twin.fire(
+        Fire(
+            due=Due(name, int(schedule), due),
+            revision=(task.revision if task else 1) - rarely(pick),
+            next_ms=pick((due + late + EVERY_MS, due + late + EVERY_MS, None)),
+            fire_time_ms=due + late,
+            run_id=scheduled_run_id(0, name, schedule, due + late),
+            spec=a_spec(pick, name),
+            overlap=pick(("skip", "replace", None)),
+            missed_ms=(due, due + late - EVERY_MS) if late else None,
+        )
+    )
+
+
+def repeat(twin: Twin, pick: Pick) -> None:
+    """A message that was sent already comes again, later."""
+    if twin.calls:
+        twin.make(replace(pick(twin.calls[-8:]), now=twin.now))
+
+
+def forget_key(twin: Twin, pick: Pick) -> None:
+    periods = [f"unique:{digest}" for digest, (_, lasts) in twin.oracle.unique.items() if lasts]
+    names = periods + [f"idem:{key}" for key in twin.oracle.idempotent]
+    if names:
+        twin.forget_key(pick(names))
+
+
+def wait(twin: Twin, pick: Pick) -> None:
+    twin.now += pick((1, 100, 1_000, 5_000, 20_000, 40_000, 120_000, -2_000))
+
+
+def read(twin: Twin, pick: Pick) -> None:
+    twin.read()
+
+
+Step = Callable[[Twin, Any], None]
+
+# How often each is taken, relative to the others.
+WEIGHTS: dict[Step, int] = {
+    submit: 18,
+    claim: 16,
+    finish: 14,
+    wait: 14,
+    extend: 5,
+    heartbeat: 4,
+    append_log: 5,
+    cancel: 3,
+    promote: 5,
+    reclaim: 6,
+    reclaim_from: 2,
+    expire: 5,
+    pause_queue: 2,
+    save_task: 4,
+    delete_task: 1,
+    fire: 5,
+    repeat: 4,
+    forget_key: 1,
+    read: 1,
+}
+
+__all__ = ["WEIGHTS", "OracleRun", "Pick", "Step"]
