@@ -7,7 +7,7 @@ import json
 import click
 
 from ..client import Document
-from ..model.instants import format_duration
+from ..model.instants import format_duration, parse_duration
 from .group import NounGroup, examples
 from .output import fields, notice, print_json, print_jsonl, short_time, table
 from .session import known_task, session
@@ -51,7 +51,7 @@ def _schedule(schedule: Document) -> str:
     if schedule.get("cron"):
         return f"{schedule['cron']} {schedule.get('timezone') or ''}".strip()
     if schedule.get("every"):
-        return f"every {format_duration(float(schedule['every']))}"
+        return f"every {format_duration(parse_duration(schedule["every"]))}"
     return f"at {short_time(schedule['at'])}" if schedule.get("at") else json.dumps(schedule)
 
 
