@@ -51,7 +51,7 @@ def _schedule(schedule: Document) -> str:
     if schedule.get("cron"):
         return f"{schedule['cron']} {schedule.get('timezone') or ''}".strip()
     if schedule.get("every"):
-        return f"every {format_duration(parse_duration(schedule["every"]))}"
+        return f"every {format_duration(parse_duration(schedule['every']))}"
     return f"at {short_time(schedule['at'])}" if schedule.get("at") else json.dumps(schedule)
 
 
