@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from harness import Server, eventually
 
 from taskman.store.embedded import EmbeddedRedis, find_redis_binary
 from taskman.store.store import Store
+
+# A shell starts what it puts into the background with Ctrl-C ignored, which every child of ours would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class Server:
         self.url = self.link = self.banner = ""
 
     def start(self) -> Server:
-        command = [sys.executable, "-m", "taskman", "up", "--no-open", "--port", "0", *self._options]
+        command = [sys.executable, "-P", "-m", "taskman", "up", "--no-open", "--port", "0", *self._options]
         self.log = (self.directory.parent / f"{self.directory.name}.stderr").open("a")
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environment, start_new_session=True
@@ -71,7 +71,7 @@ class Server:
 
     def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """`taskman ARGUMENTS` against this server."""
-        command = [sys.executable, "-m", "taskman", *arguments]
+        command = [sys.executable, "-P", "-m", "taskman", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=60, **options)
 
     def tree(self) -> list[int]:

@@ -7,8 +7,9 @@ import json
 import click
 
 from ..client import Document
+from ..model.instants import format_duration, parse_duration
 from .group import NounGroup, examples
-from .output import fields, notice, print_json, print_jsonl, table
+from .output import fields, notice, print_json, print_jsonl, short_time, table
 from .session import known_task, session
 from .typed import object_from
 
@@ -46,11 +47,12 @@ def _row(task: Document) -> tuple[str, ...]:
 
 
 def _schedule(schedule: Document) -> str:
-    kind = next((kind for kind in ("cron", "every", "after", "at") if schedule.get(kind)), None)
-    if kind is None:
-        return json.dumps(schedule)
-    text = str(schedule[kind]) if kind == "cron" else f"{kind} {schedule[kind]}"
-    return f"{text} {schedule['timezone']}" if schedule.get("timezone") else text
+    """A schedule in few words; a time zone means something to cron fields only."""
+    if schedule.get("cron"):
+        return f"{schedule['cron']} {schedule.get('timezone') or ''}".strip()
+    if schedule.get("every"):
+        return f"every {format_duration(parse_duration(schedule['every']))}"
+    return f"at {short_time(schedule['at'])}" if schedule.get("at") else json.dumps(schedule)
 
 
 @tasks.command(epilog=examples("taskman tasks show nightly", "taskman tasks show nightly --json > nightly.json"))

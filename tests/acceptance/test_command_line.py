@@ -17,7 +17,7 @@ LOOP = "for i in 1 2 3; do echo line $i; sleep 0.4; done"
 
 
 def test_a_command_prints_its_lines_as_they_come_and_exits_0(server: Server) -> None:
-    command = [sys.executable, "-m", "taskman", "run", "--", "sh", "-c", LOOP]
+    command = [sys.executable, "-P", "-m", "taskman", "run", "--", "sh", "-c", LOOP]
     arrived = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=server.environment) as process:
         assert process.stdout is not None
@@ -45,7 +45,7 @@ def test_a_detached_run_is_shown_followed_and_cancelled(server: Server) -> None:
     shown = json.loads(server.command("runs", "show", run_id, "--json").stdout)
     assert (shown["state"], shown["trigger"]) == ("running", "cli")
     follower = subprocess.Popen(
-        [sys.executable, "-m", "taskman", "logs", "-f", run_id],
+        [sys.executable, "-P", "-m", "taskman", "logs", "-f", run_id],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -60,7 +60,7 @@ def test_a_detached_run_is_shown_followed_and_cancelled(server: Server) -> None:
 
 
 def test_an_interrupted_wait_leaves_the_run_alone(server: Server) -> None:
-    command = [sys.executable, "-m", "taskman", "run", "--", "sh", "-c", "echo begun; sleep 2; echo done"]
+    command = [sys.executable, "-P", "-m", "taskman", "run", "--", "sh", "-c", "echo begun; sleep 2; echo done"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=server.environment
     )
@@ -82,7 +82,7 @@ def test_a_followed_log_survives_a_restart_of_the_server(server: Server) -> None
     server.start()
     run_id = server.command("run", "--detach", "--", "sh", "-c", "seq 1 200; sleep 1; seq 201 400").stdout.strip()
     collected: list[str] = []
-    command = [sys.executable, "-m", "taskman", "logs", "-f", run_id, "--json"]
+    command = [sys.executable, "-P", "-m", "taskman", "logs", "-f", run_id, "--json"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=server.environment
     ) as follower:

@@ -20,7 +20,7 @@ StartRedis = Callable[..., tuple[str, "subprocess.Popen[bytes]"]]
 
 def refused(server: Server, *arguments: str, **environment: str) -> str:
     """What `taskman up` says when it cannot start: one error, no traceback, exit code 1."""
-    command = [sys.executable, "-m", "taskman", "up", "--no-open", *arguments]
+    command = [sys.executable, "-P", "-m", "taskman", "up", "--no-open", *arguments]
     ended = subprocess.run(
         command, capture_output=True, text=True, env={**server.environment, **environment}, timeout=30
     )

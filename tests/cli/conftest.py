@@ -165,7 +165,7 @@ def start(environment, tmp_path):
     def start(*args, streams=subprocess.PIPE, **variables):
         chosen = {name: value for name, value in {**environment, **variables}.items() if value is not None}
         return subprocess.Popen(
-            [sys.executable, "-m", "taskman", *args],
+            [sys.executable, "-P", "-m", "taskman", *args],
             env=chosen,
             cwd=tmp_path,
             text=True,

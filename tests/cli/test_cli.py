@@ -283,10 +283,10 @@ def test_task_is_created_from_toml(server, taskman, replies, tmp_path):
 
 
 def test_tasks_are_listed_with_their_schedules(server, taskman, replies):
-    schedules = [{"cron": "30 2 * * *", "timezone": "Europe/Berlin"}, {"every": "10m"}]
+    schedules = [{"cron": "30 2 * * *", "timezone": "Europe/Berlin"}, {"every": 600.0}]
     task = {"name": "nightly", "type": "shell", "schedules": schedules, "enabled": False}
     server.on("GET /tasks", replies.document({"items": [task], "next_cursor": None}))
-    assert "30 2 * * * Europe/Berlin, every 10m  no" in taskman("tasks", "list").out
+    assert "30 2 * * * Europe/Berlin, every 10 min  no" in taskman("tasks", "list").out
 
 
 def test_task_is_deleted_and_its_name_is_escaped(server, taskman):
