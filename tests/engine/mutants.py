@@ -154,6 +154,11 @@ MUTANTS = (
     Mutant("submit", ", 'PX', IDEMPOTENT_MS)", ")", "idempotency keys never expire"),
     Mutant("submit", "    if run.state == 'skipped' then outcome = 'skipped' end\n", "", "skipped reads as created"),
     Mutant("submit", "    if first ~= '' then remember(run, first) end\n", "", "idempotency keys are not kept"),
+    Mutant("prelude", "and call('EXISTS', P .. 'run:' .. holder) == 1 and holder or nil", "and holder or nil",
+           "a run that was forgotten keeps its unique key"),
+    Mutant("forget", "if not FINAL[run.state] then return false end", "", "runs that are not final are forgotten"),
+    Mutant("forget", "< bound", "<= bound", "forgotten a millisecond early"),
+    Mutant("forget", "  if removed >= room then break end\n", "", "more forgotten than are too many"),
     # Time
     Mutant("promote", "'-inf', text(now), 'LIMIT'", "'-inf', '(' .. text(now), 'LIMIT'", "a millisecond late"),
     Mutant("promote", "  call('ZREM', P .. 'delayed', id)\n", "", "promoted, and still delayed"),

@@ -59,7 +59,8 @@ class Oracle:
 
     def unique_holder(self, spec: RunSpec) -> str | None:
         digest = (spec.unique or "").partition(":")[0]
-        return self.unique[digest][0] if digest in self.unique else None
+        holder = self.unique[digest][0] if digest in self.unique else None
+        return holder if holder in self.runs else None
 
     # One change of state.
 
@@ -363,3 +364,20 @@ class Oracle:
             if changed:
                 self.lines.append(f"queue {queue} {change}")
             return int(changed)
+
+    def forget(self, why: str, bound: int, task: str, candidates: Sequence[str], now: int) -> int:
+        with self.call(now):
+            counted = [run for run in self.runs.values() if run.is_final and (not task or run.spec.task == task)]
+            room = len(candidates) if why == "age" else len(counted) - bound
+            gone = [run_id for run_id in candidates if self._may_go(run_id, bound if why == "age" else None)]
+            for run_id in gone[: max(0, room)]:
+                self.runs.pop(run_id, None)
+                self.logs.pop(run_id, None)
+                self.unpacked.discard(run_id)
+            return len(gone[: max(0, room)])
+
+    def _may_go(self, run_id: str, before: int | None) -> bool:
+        run = self.runs.get(run_id)
+        if run is None or not run.is_final:
+            return run is None
+        return before is None or int(run.history.splitlines()[-1].split(" ")[0]) < before

@@ -193,6 +193,18 @@ def pause_queue(twin: Twin, pick: Pick) -> None:
     twin.pause_queue(pick(("a", "b")), pick(("resumed", "resumed", "resumed", "paused")))
 
 
+def forget(twin: Twin, pick: Pick) -> None:
+    """Retention: by age, by number, and by number for a task; some of the candidates may stay."""
+    task = pick(("", "", *TASKS))
+    mine = sorted(run.id for run in twin.oracle.runs.values() if not task or run.spec.task == task)[:5]
+    if task:
+        twin.forget("task", pick((0, 2)), task, mine)
+    elif pick((False, True)):
+        twin.forget("count", pick((0, 10)), "", mine)
+    else:
+        twin.forget("age", twin.now - pick((0, 60_000)), "", [*mine, UNKNOWN])
+
+
 def instant(twin: Twin, number: int) -> int:
     """On a coarse grid, so that the same instants come again when a task is saved anew."""
     return (twin.now // EVERY_MS + number) * EVERY_MS
@@ -275,6 +287,7 @@ WEIGHTS: dict[Step, int] = {
     delete_task: 1,
     fire: 5,
     repeat: 4,
+    forget: 1,
     forget_key: 1,
     read: 1,
 }

@@ -6,9 +6,11 @@ import os
 import subprocess
 from collections.abc import Callable
 
+import pytest
 from engine.direct import Direct
 from engine.steps import WEIGHTS
 from engine.twin import Twin
+from engine.walk import tell
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
@@ -30,11 +32,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
-        step = data.draw(st.sampled_from(STEPS))
-        note(step.__name__)
-        step(self.twin, lambda options: data.draw(st.sampled_from(options)))
+        step, known = data.draw(st.sampled_from(STEPS)), len(self.twin.calls)
+        try:
+            step(self.twin, lambda options: data.draw(st.sampled_from(options)))
+        finally:
+            note(tell(self.twin.calls[known:]))
 
 
+@pytest.mark.timeout(600)  # shrinking takes minutes, and nothing when all is well
 def test_store_and_oracle_agree_whatever_the_order(
     start_redis: Callable[..., tuple[str, subprocess.Popen[bytes]]],
 ) -> None:

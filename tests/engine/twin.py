@@ -153,6 +153,11 @@ class Twin:
         got = self._script("pause_queue", queue, change)
         self._agree("pause_queue", (queue, change), got, self.oracle.pause_queue(queue, change, self.now))
 
+    def forget(self, why: str, bound: int, task: str, candidates: Sequence[str]) -> None:
+        got = self._script("forget", why, bound, task, *candidates)
+        wanted = self.oracle.forget(why, bound, task, candidates, self.now)
+        self._agree("forget", (why, bound, task, candidates), got, wanted)
+
     def save_task(self, name: str, revision: int | str, definition: str, enabled: int, cursors: dict[str, int]) -> None:
         flat = [part for pair in cursors.items() for part in pair]
         got = self._script("save_task", name, revision, definition, enabled, *flat)

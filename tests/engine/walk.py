@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from engine.direct import Direct
 from engine.steps import WEIGHTS
-from engine.twin import Call, Twin
+from engine.twin import START, Call, Twin
 
 SHORTEN_S = 60.0
 
@@ -59,5 +59,5 @@ def shorten(direct: Direct, calls: Sequence[Call]) -> list[Call]:
 
 
 def tell(calls: Sequence[Call]) -> str:
-    """The calls, one a line, with the time since the first."""
-    return "\n".join(f"+{call.now - calls[0].now} ms  {call.method}{call.arguments}" for call in calls)
+    """The calls, one a line, with the time since the start."""
+    return "\n".join(f"at {call.now - START} ms: {call.method}{call.arguments}" for call in calls)

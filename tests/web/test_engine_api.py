@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_limit_is_shared_between_tasks_and_keys_have_room_of_their_own(api: ht
         save(api, name, "sleep 0.4", limits={"db": 1}, overlap="allow")
     ids = [api.post(f"/tasks/{name}/runs").json()["id"] for name in ("a", "b", "a", "b")]
     spans = sorted((run["started_at"], run["finished_at"]) for run in (wait(api, one) for one in ids))
-    assert all(earlier[1] <= later[0] for earlier, later in zip(spans, spans[1:], strict=False))
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
     save(api, "keyed", "sleep 0.4", max_concurrency=1, concurrency_key="{{ params.env.WHO }}")
     bodies = [{"params": {"env": {"WHO": who}}} for who in ("x", "y", "x")]
     runs = [wait(api, api.post("/tasks/keyed/runs", json=body).json()["id"]) for body in bodies[:2]]

@@ -182,7 +182,8 @@ class RunStream:
         parts.append(await self._render.into("#run-head", "_partials/run_head.html", "innerMorph", run=run))
         if self._with_state:
             why = await self._store.why(run)
-            parts.append(await self._render.into("#run-side", "_partials/run_side.html", "innerMorph", run=run, why=why))
+            values = {"run": run, "why": why}
+            parts.append(await self._render.into("#run-side", "_partials/run_side.html", "innerMorph", **values))
         return "".join(parts)
 
     async def _lines(self, part: Part) -> tuple[str, Position]:
