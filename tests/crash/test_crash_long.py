@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import time
+from collections import Counter
 
 import pytest
 from crash.checker import misplaced
@@ -36,6 +37,5 @@ def test_every_invariant_holds_after_faults_at_random(scene: Scene) -> None:
         assert misplaced(scene.snapshot()) == []
         scene.acknowledged(chance.randrange(2, 20))
     evidence = scene.check(within_s=180)
-    _log.warning(
-        "%d runs, %d attempts", len(evidence.runs), sum(len(run["attempts"]) for run in evidence.runs.values())
-    )
+    states = Counter(attempt["state"] for run in evidence.runs.values() for attempt in run["attempts"])
+    _log.warning("%d runs; attempts: %s", len(evidence.runs), dict(states))

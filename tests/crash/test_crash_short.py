@@ -88,14 +88,17 @@ def test_a_server_that_stood_still_for_too_long_changes_nothing_afterwards(scene
     assert f"run {run_id}: the lease of attempt 1 is gone, stopping it" in stopped.errors()
 
 
-def test_of_two_servers_one_may_be_killed(scene: Scene) -> None:
+def test_what_a_killed_server_held_is_executed_by_another(scene: Scene) -> None:
     scene.start_redis()
-    killed, _ = scene.start_server(), scene.start_server()
+    servers = [scene.start_server(), scene.start_server()]
     scene.start_load()
-    scene.acknowledged(40)
-    killed.kill_tree()
     scene.acknowledged(20)
-    scene.check()
+    run_id = scene.submit("lasting")
+    scene.process_of(run_id)
+    next(one for one in servers if (run_id, 1) in scene.held_by(one)).kill_tree()
+    scene.acknowledged(20)
+    evidence = scene.check()
+    assert [one["state"] for one in evidence.runs[run_id]["attempts"]] == ["lost", "succeeded"]
 
 
 def test_scripts_and_connections_may_be_taken_away_under_load(scene: Scene) -> None:

@@ -58,9 +58,10 @@ class Oracle:
         return [run for run in self.runs.values() if run.spec.group == group and not run.is_final]
 
     def unique_holder(self, spec: RunSpec) -> str | None:
-        digest = (spec.unique or "").partition(":")[0]
+        """The run that holds the key of such a run; one that was forgotten, only while a period lasts."""
+        digest, _, lasts = (spec.unique or "").partition(":")
         holder = self.unique[digest][0] if digest in self.unique else None
-        return holder if holder in self.runs else None
+        return holder if lasts.isdigit() or holder in self.runs else None
 
     # One change of state.
 

@@ -68,7 +68,7 @@ def a_spec(pick: Pick, task: str | None) -> RunSpec:
         lost_grace_s=pick((20.0, 20.0, 0.0, 60.0)),
         permits={f"task/{task}": 1 + (task == "two"), **permits} if task else permits,
         group=f"task/{task}" if task else None,
-        unique=pick((None,) * 8 + ("aa:active", "bb:pending", "cc:600000", "bb:active")),
+        unique=pick((None,) * 8 + ("aa:active", "bb:pending", "cc:600000", "bb:active", "cc:active")),
     )
 
 
@@ -287,7 +287,7 @@ WEIGHTS: dict[Step, int] = {
     delete_task: 1,
     fire: 5,
     repeat: 4,
-    forget: 1,
+    forget: 2,
     forget_key: 1,
     read: 1,
 }
