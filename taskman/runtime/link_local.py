@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,6 +29,8 @@ STALE_CLAIM_S = 15.0
 _RECHECK_S = 30.0
 _RETRY_S = 0.5
 _RECOVERY_S = 15.0
+# Redis writes to its file each second, two at the most when the disk is busy: so much of it may be forgotten, and some.
+_REMEMBERED_S = 10.0
 _log = logging.getLogger("taskman.worker")
 
 
@@ -43,7 +46,9 @@ class LocalLink:
         self._ready = trio.Event()
         self._cancels_in, self._cancels_out = trio.open_memory_channel[Cancel | None](1000)
         self._known_redis: str | None = None
-        self._trusted_link = self._reported_link = -1
+        self._checked_link = self._reported_link = -1
+        self._forgotten = self._reminded = False
+        self._recent: deque[tuple[float, Outcome]] = deque(maxlen=5000)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the store's events into wake-ups, for ever."""
@@ -103,7 +108,7 @@ class LocalLink:
         """One call, shielded (the connection bounds it): a claim whose reply is dropped would wait for its lease."""
         if not self._signatures:
             return []
-        if self._trusted_link != self._store.connection.links:
+        if await self._has_forgotten():
             await self._recover()
         claimed: list[Assignment] = []
         began = trio.current_time()
@@ -114,37 +119,62 @@ class LocalLink:
             return []
         return claimed
 
+    async def _has_forgotten(self) -> bool:
+        """Whether Redis was restarted since this worker told it last what it holds."""
+        links = self._store.connection.links
+        if self._checked_link != links:
+            redis = await self._store.connection.server_id()
+            self._forgotten = self._forgotten or self._known_redis not in (None, redis)
+            self._known_redis, self._checked_link = redis, links
+        return self._forgotten
+
     async def _recover(self) -> None:
-        """After a reconnection: a Redis that was restarted may have forgotten claims that its workers still execute.
+        """After a restart of Redis, which may have forgotten its last second: claims, and results.
 
         Nothing is claimed until every worker that it knows of has said what it holds, or has had time to.
         """
+        _log.warning("Redis was restarted: claims wait until its workers have said what they hold")
         link = self._store.connection.links
-        redis = await self._store.connection.server_id()
-        if self._known_redis not in (None, redis):
-            _log.warning("Redis was restarted: claims wait until its workers have said what they hold")
-            self._cancelled(None)
-            began_ms = await self._store.runs.now()
-            with trio.move_on_after(_RECOVERY_S):
-                while self._reported_link != link or await self._is_silent(began_ms):
-                    await trio.sleep(_RETRY_S)
-        self._known_redis, self._trusted_link = redis, link
+        self._cancelled(None)
+        began_ms = await self._store.runs.now()
+        with trio.move_on_after(_RECOVERY_S):
+            while self._reported_link != link or await self._is_silent(began_ms):
+                await trio.sleep(_RETRY_S)
+        self._forgotten = False
+
+    async def _remind(self, held: Sequence[tuple[str, int]]) -> None:
+        """Tell Redis again what this worker holds, and how what it held lately has ended."""
+        since = trio.current_time() - _REMEMBERED_S
+        recent = [outcome for at, outcome in self._recent if at >= since]
+        ended = [(outcome.run_id, outcome.attempt) for outcome in recent]
+        if adopted := await self._store.runs.adopt(self.worker, [*held, *ended], lease_ms=LEASE_MS):
+            _log.warning("Redis had forgotten %d claims: they stand again", adopted)
+        if recent:
+            await self._store.runs.finish(self.worker, recent)
 
     async def _is_silent(self, since_ms: int) -> bool:
         return any(entry.seen_ms < since_ms for entry in await self._store.workers.live())
 
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """See Link."""
-        return await self._store.runs.finish(self.worker, outcomes)
+        states = await self._store.runs.finish(self.worker, outcomes)
+        self._recent.extend((trio.current_time(), outcome) for outcome in outcomes)
+        return states
 
     async def report(self, running: int, slots: int) -> None:
         """See Link."""
         link = self._store.connection.links
+        if self._forgotten and not self._reminded:
+            await self._remind([])
+        self._reminded = False
         await self._store.workers.report(replace(self._node, running=running, slots=slots), self._versions)
         self._reported_link = link
 
     async def extend(self, held: Sequence[tuple[str, int]]) -> list[str]:
         """See Link."""
+        if await self._has_forgotten():
+            await self._remind(held)
+            self._reminded = True
         return await self._store.runs.extend(self.worker, held, lease_ms=LEASE_MS)
 
     async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:

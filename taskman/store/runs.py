@@ -169,6 +169,14 @@ class Runs:
         flat = [part for pair in held for part in pair]
         return [one.decode() for one in await self._script("extend", lease_ms, worker, *flat, now_ms=now_ms)]
 
+    async def adopt(self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> int:
+        """Transition waiting runs to running that this worker executes already, their claim forgotten by Redis.
+
+        To be called after a restart of Redis only. Shape: how many. Source: lua/adopt.lua.
+        """
+        flat = [part for pair in held for part in pair]
+        return int(await self._script("adopt", lease_ms, worker, *flat, now_ms=now_ms)) if held else 0
+
     async def cancel(self, run_id: str, *, by: str, force: bool = False, now_ms: int = 0) -> State:
         """Transition a waiting run to cancelled, a running one to cancelling. The state afterwards.
 

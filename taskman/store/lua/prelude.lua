@@ -196,12 +196,16 @@ local function lose(run, by)
   give_back(run, 'lost', by)
 end
 
--- A run that waits, wherever, ends there.
-local function end_waiting(run, to, reason, by)
+-- A run that waits, wherever, waits no more.
+local function leave_waiting(run)
   call('ZREM', P .. 'delayed', run.id)
   call('ZREM', P .. 'ready:' .. run.sig, run.id)
   for permit, room in permits(run) do call('ZREM', line(permit, room, run.sig), run.id) end
   pass_on(run)
+end
+
+local function end_waiting(run, to, reason, by)
+  leave_waiting(run)
   change(run, to, reason, by)
 end
 
