@@ -142,6 +142,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allowed_hosts", _names, "", "extra Host values to answer to, with commas; *.example.com allowed"),
     Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
+    Setting("queue_limit", _count, "0", "how many runs may wait in a queue before more are refused; 0: no limit"),
     Setting("labels", _labels, "", "labels of the local worker, as name=value with commas"),
     Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
     Setting(

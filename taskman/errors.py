@@ -5,6 +5,7 @@ TaskmanError
 ├── InvalidInput             what a caller sent is wrong; lists every fault at once
 ├── NotFound                 no run, task or task type of that name
 ├── Conflict                 the thing exists, but its state forbids the request
+├── QueueFull                the queue holds as many runs as it may
 ├── Unauthenticated          no valid token or session came with the request
 ├── Forbidden                signed in, but not allowed
 ├── StoreError
@@ -34,6 +35,7 @@ __all__ = [
     "InvalidInput",
     "NotFound",
     "PluginError",
+    "QueueFull",
     "RequestRefused",
     "RetryAfter",
     "ServerUnreachable",
@@ -93,6 +95,12 @@ class Conflict(TaskmanError):
     """The state of the thing forbids the request. Look at it again, then repeat what still makes sense."""
 
     code = "conflict"
+
+
+class QueueFull(TaskmanError):
+    """The queue holds as many runs as it may. Send it again later, or raise TASKMAN_QUEUE_LIMIT."""
+
+    code = "queue_full"
 
 
 class Unauthenticated(TaskmanError):

@@ -160,6 +160,7 @@ def _application(parts: _Parts) -> Guard:
         timezone=_timezone(config),
         tokens={digest(token): name for token, name in tokens.items()},
         secret_key=credentials.secret_key(config, parts.directory),
+        queue_limit=config.queue_limit or 0,
     )
     rules = allowed_hosts(parse_bind(config.bind), config.allowed_hosts)
     return Guard(cast(App, create_app(services)), hosts=rules, drain=parts.drain)

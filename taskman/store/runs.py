@@ -26,7 +26,8 @@ class Submission:
     """A run to create; `due_ms` 0 means at once.
 
     `idempotency`: digests of the key and of the body. `on_conflict`: what a taken unique key leads to, reject or
-    return. `overlap`: skip or replace what else of its group is live.
+    return. `overlap`: skip or replace what else of its group is live. `queue_limit`: refused when so many
+    wait in its queue; 0 is no limit.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Submission:
     idempotency: tuple[str, str] | None = None
     on_conflict: str = "reject"
     overlap: str | None = None
+    queue_limit: int = 0
 
     @property
     def checks(self) -> str:
@@ -42,12 +44,13 @@ class Submission:
         words = [f"idem={':'.join(self.idempotency)}"] if self.idempotency else []
         words += [f"conflict={self.on_conflict}"] if self.spec.unique else []
         words += [f"overlap={self.overlap}"] if self.overlap else []
+        words += [f"max={self.queue_limit}"] if self.queue_limit else []
         return " ".join(words)
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a submission: created, there, replayed, mismatch, taken or skipped; and the run it is about."""
+    """What became of a submission, and the run it is about: see the header of lua/submit.lua."""
 
     outcome: str
     run_id: str

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import Conflict, Fault, InvalidInput, NotFound, nearest
+from ..errors import Conflict, Fault, InvalidInput, NotFound, QueueFull, nearest
 from ..model.ids import new_run_id
 from ..model.run import Run, RunSpec, check_sizes
 from ..model.states import State
@@ -29,9 +29,10 @@ class Order:
     on_conflict: str = "reject"
     idempotency: tuple[str, str] | None = None
 
-    def submission(self) -> Submission:
+    def submission(self, queue_limit: int = 0) -> Submission:
         """The order as the store takes it, under a fresh id."""
-        return Submission(new_run_id(), self.spec, self.due_ms, self.idempotency, self.on_conflict, self.overlap)
+        run_id = new_run_id()
+        return Submission(run_id, self.spec, self.due_ms, self.idempotency, self.on_conflict, self.overlap, queue_limit)
 
 
 async def create_run(
@@ -130,12 +131,14 @@ async def _due_ms(services: Services, at_ms: int | None, delay_s: float | None) 
 
 
 async def _submit(services: Services, order: Order) -> tuple[Run, bool]:
-    submission = order.submission()
+    submission = order.submission(services.queue_limit)
     receipt = (await services.store.runs.submit([submission], by=order.by))[0]
     if receipt.outcome == "mismatch":
         raise InvalidInput("this Idempotency-Key came with another body before: use a new key for a new run")
     if receipt.outcome == "taken":
         raise Conflict(f"run {receipt.run_id} is the same by its unique key, and not over yet")
+    if receipt.outcome == "full":
+        raise QueueFull
     if receipt.outcome == "created":
         return receipt.run(submission, order.by), True
     try:

@@ -16,6 +16,7 @@ from ..errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    QueueFull,
     StoreError,
     StoreUnavailable,
     TaskmanError,
@@ -28,6 +29,7 @@ _STATUS: tuple[tuple[type[TaskmanError], HTTPStatus], ...] = (
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
     (NotFound, HTTPStatus.NOT_FOUND),
     (Conflict, HTTPStatus.CONFLICT),
+    (QueueFull, HTTPStatus.TOO_MANY_REQUESTS),
     (Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (Forbidden, HTTPStatus.FORBIDDEN),
     (StoreUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -54,7 +56,7 @@ def problem(status: int, code: str, detail: str, faults: Sequence[Fault] = ()) -
     if faults:
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
     response = Response(json.dumps(body, ensure_ascii=False), status=status, content_type="application/problem+json")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         response.headers["Retry-After"] = "2"
     if status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="taskman"'

@@ -17,7 +17,7 @@ __all__ = ["Services", "services"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`tokens` maps the SHA-256 of each bootstrap token to its name; `secret_key` signs form tokens."""
+    """`tokens`: SHA-256 of each bootstrap token to its name; `secret_key` signs forms; `queue_limit` 0 is none."""
 
     store: Store
     registry: PluginRegistry
@@ -25,6 +25,7 @@ class Services:
     timezone: str
     tokens: Mapping[bytes, str]
     secret_key: bytes
+    queue_limit: int = 0
 
 
 def services() -> Services:

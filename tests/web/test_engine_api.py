@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +236,18 @@ def test_a_forced_cancel_needs_no_grace(api: httpx2.Client) -> None:
     assert api.post(f"/runs/{run['id']}/cancel", json={"force": True}).status_code == 202
     assert wait(api, run["id"])["state"] == "cancelled"
     assert api.post(f"/runs/{run['id']}/cancel", json={"forse": True}).status_code == 422
+
+
+def test_a_full_queue_refuses_more_until_there_is_room(make_server: Callable[..., Server]) -> None:
+    server = make_server(environment={"TASKMAN_QUEUE_LIMIT": "3", "TASKMAN_WORKERS": "0"})
+    body = {"type": "shell", "params": {"command": "true"}}
+    with server.client() as api:
+        ids = [api.post("/runs", json=body).json()["id"] for _ in range(3)]
+        refused = api.post("/runs", json=body)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        assert refused.headers["Retry-After"]
+        assert api.post("/runs", json={**body, "queue": "other"}).status_code == 201
+        items = api.post("/runs/bulk", json={"runs": [body]}).json()["items"]
+        assert items[0]["errors"][0]["pointer"] == "/queue"
+        api.post(f"/runs/{ids[0]}/cancel")
+        assert api.post("/runs", json=body).status_code == 201

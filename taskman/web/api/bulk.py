@@ -10,7 +10,7 @@ from quart import Blueprint, request
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
-from ...errors import Fault, InvalidInput
+from ...errors import Fault, InvalidInput, QueueFull
 from ...store.runs import Receipt
 from .. import actions
 from ..actions import Order
@@ -65,7 +65,7 @@ async def _create(bodies: Sequence[Any], by: str, trigger: str) -> list[dict[str
             checked.append(await actions.order_of(services(), body, by=by, trigger=trigger))
         except InvalidInput as error:
             checked.append(error.faults)
-    submissions = [one.submission() for one in checked if isinstance(one, Order)]
+    submissions = [one.submission(services().queue_limit) for one in checked if isinstance(one, Order)]
     receipts = iter(await services().store.runs.submit(submissions, by=by) if submissions else [])
     return [_item(next(receipts)) if isinstance(one, Order) else _refused(one) for one in checked]
 
@@ -73,6 +73,8 @@ async def _create(bodies: Sequence[Any], by: str, trigger: str) -> list[dict[str
 def _item(receipt: Receipt) -> dict[str, Any]:
     if receipt.outcome == "taken":
         return _refused([Fault("/unique", f"run {receipt.run_id} is the same by its unique key, and not over yet")])
+    if receipt.outcome == "full":
+        return _refused([Fault("/queue", str(QueueFull()))])
     return {"id": receipt.run_id}
 
 
