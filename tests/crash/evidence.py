@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 PREFIX = "tm:{0}:"
-INDEXES = ("state:*", "ready:*", "waiting:*", "permit:*", "live:*", "delayed", "leases")
+# A key waiting:<permit> lists the lines of those who wait; a line has blanks in its name, and the runs in it.
+INDEXES = ("state:*", "ready:*", "waiting:* *", "permit:*", "live:*", "delayed", "leases")
 
 # One script, so that nothing moves between the runs and the indexes they should be in.
 _SNAPSHOT = """
