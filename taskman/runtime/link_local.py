@@ -48,6 +48,8 @@ class LocalLink:
         self._known_redis: str | None = None
         self._checked_link = self._reported_link = -1
         self._forgotten = self._reminded = False
+        self._swept_link = -1
+        self._claimed: dict[str, int] = {}
         self._recent: deque[tuple[float, Outcome]] = deque(maxlen=5000)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -110,10 +112,12 @@ class LocalLink:
             return []
         if await self._has_forgotten():
             await self._recover()
+        await self._give_back_unheard()
         claimed: list[Assignment] = []
         began = trio.current_time()
         with trio.CancelScope(shield=True):
             claimed = await self._store.runs.claim(self.worker, limit, self._signatures, lease_ms=LEASE_MS)
+            self._claimed.update({one.run_id: one.attempt for one in claimed})
         if claimed and trio.current_time() - began > STALE_CLAIM_S:
             _log.warning("%d runs were claimed too long ago to start them", len(claimed))
             return []
@@ -142,6 +146,18 @@ class LocalLink:
                 await trio.sleep(_RETRY_S)
         self._forgotten = False
 
+    async def _give_back_unheard(self) -> None:
+        """On a new link: a claim whose reply went down with the old one leased runs that nobody executes."""
+        links = self._store.connection.links
+        if self._swept_link == links:
+            return
+        leased = await self._store.runs.leased_to(self.worker)
+        unheard = [pair for pair in leased if self._claimed.get(pair[0]) != pair[1]]
+        if unheard:
+            _log.warning("%d runs were claimed by a call whose reply was lost: they go back", len(unheard))
+            await self._store.runs.finish(self.worker, [Outcome(*pair, "released") for pair in unheard])
+        self._swept_link = links
+
     async def _remind(self, held: Sequence[tuple[str, int]]) -> None:
         """Tell Redis again what this worker holds, and how what it held lately has ended."""
         since = trio.current_time() - _REMEMBERED_S
@@ -158,6 +174,9 @@ class LocalLink:
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """See Link."""
         states = await self._store.runs.finish(self.worker, outcomes)
+        for outcome in outcomes:
+            if self._claimed.get(outcome.run_id) == outcome.attempt:
+                del self._claimed[outcome.run_id]
         self._recent.extend((trio.current_time(), outcome) for outcome in outcomes)
         return states
 
@@ -175,7 +194,11 @@ class LocalLink:
         if await self._has_forgotten():
             await self._remind(held)
             self._reminded = True
-        return await self._store.runs.extend(self.worker, held, lease_ms=LEASE_MS)
+        replies = await self._store.runs.extend(self.worker, held, lease_ms=LEASE_MS)
+        for (run_id, attempt), reply in zip(held, replies, strict=True):
+            if reply == "drop" and self._claimed.get(run_id) == attempt:
+                del self._claimed[run_id]
+        return replies
 
     async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
         """See Link."""

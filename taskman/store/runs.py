@@ -172,6 +172,14 @@ class Runs:
         flat = [part for pair in held for part in pair]
         return [one.decode() for one in await self._script("extend", lease_ms, worker, *flat, now_ms=now_ms)]
 
+    async def leased_to(self, worker: str) -> list[tuple[str, int]]:
+        """The (run id, attempt) pairs whose leases name this worker."""
+        ids = [one.decode() for one in await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)]
+        commands = [("HMGET", self._keys.run(run_id), "worker", "attempt") for run_id in ids]
+        replies = await self._connection.execute_many(commands) if commands else []
+        pairs = [(run_id, reply) for run_id, reply in zip(ids, replies, strict=True) if _usable(reply)]
+        return [(run_id, int(attempt)) for run_id, (held_by, attempt) in pairs if held_by == worker.encode()]
+
     async def adopt(self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> int:
         """Transition waiting runs to running that this worker executes already, their claim forgotten by Redis.
 

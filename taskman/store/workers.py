@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..model.admission import Node
 from .connection import Connection
 from .keys import Keys
+from .scripts import load_script
 
 __all__ = ["WorkerEntry", "Workers"]
 
@@ -31,7 +32,10 @@ class Workers:
         self._connection, self._keys = connection, keys
 
     async def report(self, node: Node, versions: dict[str, str]) -> None:
-        """Say that a worker is there, and how it stands. To be repeated with each heartbeat."""
+        """Say that a worker is there, and how it stands. To be repeated with each heartbeat.
+
+        Source: lua/report_worker.lua.
+        """
         document = {
             "types": versions,
             "labels": dict(node.labels),
@@ -39,7 +43,8 @@ class Workers:
             "slots": node.slots,
             "running": node.running,
         }
-        await self._connection.execute("HSET", self._keys.workers, node.id, json.dumps([await self._now(), document]))
+        arguments = (0, node.id, json.dumps(document))
+        await self._connection.script(load_script("report_worker"), [self._keys.prefix], arguments)
 
     async def remove(self, worker: str) -> None:
         """Forget a worker that has stopped. Safe to repeat."""
@@ -61,7 +66,8 @@ class Workers:
 
 
 def _parse(name: str, value: bytes) -> WorkerEntry:
-    seen_ms, document = json.loads(value)
+    seen, _, text = value.partition(b" ")
+    seen_ms, document = int(seen), json.loads(text)
     queues = document["queues"]
     node = Node(
         id=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,32 @@ async def test_only_an_attempt_beyond_the_known_one_is_adopted(store: Store) -> 
     assert (run.state, run.worker, run.attempt) == (State.RUNNING, "w1", 1)
     assert await store.runs.claim("w2", 5, [spec.signature], lease_ms=LEASE_MS) == []
     assert await store.runs.finish("w1", [Outcome(run_id, 1, "succeeded")]) == ["succeeded"]
+
+
+async def test_what_an_unheard_claim_has_claimed_goes_back_at_the_next_link(
+    store: Store, nursery: trio.Nursery
+) -> None:
+    task_type, registry = Counted(), PluginRegistry()
+    registry.task_types["counted"] = task_type
+    task_type.gate.set()
+    spec = RunSpec(type="counted", params={})
+    ids = [receipt.run_id for receipt in await store.runs.submit(submissions(spec, 2), by="test")]
+    link = LocalLink(store, Node(id="w1", types=frozenset({"counted"}), labels={}, slots=1, running=0))
+    await store.runs.claim("w1", 1, [spec.signature], lease_ms=LEASE_MS)  # nobody hears the reply
+    worker = Worker(link, registry, 1)
+    await nursery.start(link.run)
+    await nursery.start(worker.run)
+    runs = [await until(partial(in_state, store, run_id, State.SUCCEEDED)) for run_id in ids]
+    assert sorted(task_type.executions) == sorted(ids)
+    assert [attempt.state for attempt in runs[0].attempts] == ["released", "succeeded"]
+
+
+def submissions(spec: RunSpec, count: int) -> list[Submission]:
+    return [Submission(new_run_id(), spec) for _ in range(count)]
+
+
+async def test_a_worker_reports_also_when_redis_is_full(store: Store) -> None:
+    node = Node(id="w1", types=frozenset({"shell"}), labels={"zone": "a"}, slots=3, running=1)
+    await store.connection.execute("CONFIG", "SET", "maxmemory", 1)
+    await store.workers.report(node, {"shell": "1"})
+    assert [entry.node for entry in await store.workers.live()] == [node]
