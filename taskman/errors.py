@@ -12,6 +12,7 @@ TaskmanError
 │   ├── StoreUnavailable     Redis cannot be reached, or did not answer
 │   └── StoreUnsuitable      Redis was reached, but is not fit to keep runs in
 ├── PluginError              a plugin broke its contract
+├── ShimLost                 what holds a process tree died before the tree did
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
 │   └── RequestRefused       the server answered with a problem document
@@ -39,6 +40,7 @@ __all__ = [
     "RequestRefused",
     "RetryAfter",
     "ServerUnreachable",
+    "ShimLost",
     "StoreError",
     "StoreUnavailable",
     "StoreUnsuitable",
@@ -137,6 +139,12 @@ class PluginError(TaskmanError):
     """A plugin broke its contract."""
 
     code = "plugin"
+
+
+class ShimLost(TaskmanError):
+    """The shim of a process tree was lost before the tree was gone; how the tree ended is not known."""
+
+    code = "shim_lost"
 
 
 class ClientError(TaskmanError):

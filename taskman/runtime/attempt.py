@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from ..errors import Fatal, InvalidInput, RetryAfter, StoreUnavailable
+from ..errors import Fatal, InvalidInput, RetryAfter, ShimLost, StoreUnavailable
 from ..model.instants import format_instant
 from ..model.run import RunSpec
 from ..plugins import PluginRegistry
@@ -22,7 +22,7 @@ from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskContext, TaskFailed
 from .link import Link
 from .logsink import LogSink
-from .process import Processes, ProcessSpec, ShimLost
+from .process import Processes, ProcessSpec
 
 __all__ = ["RunningAttempt"]
 

@@ -7,13 +7,11 @@ is killed. A shim serves one run at a time, and is used again once its tree is g
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +19,20 @@ from pathlib import Path
 
 import trio
 
-from taskman.runtime import shim as shim_program
-from taskman.tasktypes import ProcessResult
+from ..errors import ShimLost
+from ..tasktypes import ProcessResult
+from . import shim as shim_program
+from .pipes import Pipes, Reader
 
-__all__ = ["ProcessSpec", "Processes", "ShimLost"]
+__all__ = ["ProcessSpec", "Processes"]
 
 Output = Callable[[str, bytes], Awaitable[None]]
 
-READ_SIZE = 65_536
 SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 STOP_MARGIN_S = 5.0  # beyond the grace: to kill, to reap, and to pass on the last output
 SHIM_ANSWER_S, SHIM_EXIT_S = 30.0, 5.0
 IDLE_SHIMS, IDLE_S = 4, 60.0  # so many are kept for ever, the others so long
 SWEEP_ROUNDS, SWEEP_PAUSE_S = 100, 0.02
-
-
-class ShimLost(RuntimeError):
-    """The shim of a process tree was lost before the tree was gone; how the tree ended is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class Processes:
         and what `output` raised, once the tree is ended as if cancelled.
         """
         with contextlib.ExitStack() as ours:
-            pipes = _Pipes(ours, with_stdin=spec.stdin is not None)
+            pipes = Pipes(ours, with_stdin=spec.stdin is not None)
             with pipes.theirs:
                 shim = await self._start_tree(spec, pipes.handed)
             tree = _Tree(spec, shim, pipes, output)
@@ -251,57 +246,10 @@ class _Shim:
             self._lifeline.close()
 
 
-class _Pipes:
-    """The pipes of one tree: our ends, and those `handed` to the tree, which we close (`theirs`) once it has them."""
-
-    def __init__(self, ours: contextlib.ExitStack, *, with_stdin: bool) -> None:
-        self.handed: list[int] = []
-        self.feeding = ours.enter_context(contextlib.ExitStack())
-        with contextlib.ExitStack() as theirs:
-            self.readers = [_Reader(name, self._open(ours, theirs, 0)) for name in ("out", "err")]
-            self.stdin = self._open(self.feeding, theirs, 1) if with_stdin else None
-            self.theirs = theirs.pop_all()
-
-    def _open(self, ours: contextlib.ExitStack, theirs: contextlib.ExitStack, our_end: int) -> int:
-        ends = os.pipe()
-        ours.callback(os.close, ends[our_end])
-        theirs.callback(os.close, ends[1 - our_end])
-        self.handed.append(ends[1 - our_end])
-        os.set_blocking(ends[our_end], False)
-        return ends[our_end]
-
-
-class _Reader:
-    """Reads an output pipe to its end; once the tree is gone, only what is in it, as a stranger may hold it open."""
-
-    def __init__(self, name: str, fd: int) -> None:
-        self.name, self._fd = name, fd
-        self._left = sys.maxsize
-        self._waiting = trio.CancelScope()
-
-    async def read(self) -> bytes:
-        """Wait for data; empty at the end."""
-        while self._left:
-            try:
-                data = os.read(self._fd, min(READ_SIZE, self._left))
-            except BlockingIOError:
-                with trio.CancelScope() as self._waiting:
-                    await trio.lowlevel.wait_readable(self._fd)
-            else:
-                self._left -= len(data)
-                return data
-        return b""
-
-    def finish(self) -> None:
-        """The tree is gone: read what is there, and wait for nothing more."""
-        self._left = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        self._waiting.cancel()
-
-
 class _Tree:
     """One process tree, from its start until it is gone and its output is passed on."""
 
-    def __init__(self, spec: ProcessSpec, shim: _Shim, pipes: _Pipes, output: Output) -> None:
+    def __init__(self, spec: ProcessSpec, shim: _Shim, pipes: Pipes, output: Output) -> None:
         self.spec, self._shim, self._pipes, self._output = spec, shim, pipes, output
         self._gone = False
         self._result: ProcessResult | None = None
@@ -362,7 +310,7 @@ class _Tree:
             self._failure = error
             await trio.to_thread.run_sync(_sweep, self.spec.env)
 
-    async def _pass_on(self, reader: _Reader) -> None:
+    async def _pass_on(self, reader: Reader) -> None:
         while data := await reader.read():
             try:
                 if not self._failure:

@@ -18,8 +18,9 @@ import pytest
 import trio
 import trio.testing
 
+from taskman.errors import ShimLost
 from taskman.runtime import process, shim
-from taskman.runtime.process import Processes, ProcessSpec, ShimLost
+from taskman.runtime.process import Processes, ProcessSpec
 
 PYTHON = (sys.executable, "-I", "-S", "-c")
 ENV = {"PATH": os.environ["PATH"], "LC_ALL": "C"}

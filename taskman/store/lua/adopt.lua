@@ -14,7 +14,10 @@ for i = 4, #ARGV, 2 do
     for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end
     change(run, 'running', 'recovered', 'worker:' .. worker, 'attempt', run.attempt, 'worker', worker)
     call('ZADD', P .. 'leases', lease_end, run.id)
-    if run.opt ~= '' then call('ZREM', P .. 'deadlines', 'start ' .. run.id) end
+    if run.opt ~= '' then
+      call('ZREM', P .. 'deadlines', 'start ' .. run.id)
+      forget_unique(run, 'pending')
+    end
     count = count + 1
   end
 end
