@@ -63,6 +63,9 @@ class Oracle:
         holder = self.unique[digest][0] if digest in self.unique else None
         return holder if lasts.isdigit() or holder in self.runs else None
 
+    def depth(self, queue: str) -> int:
+        return sum(run.state is State.QUEUED and run.spec.queue == queue for run in self.runs.values())
+
     # One change of state.
 
     def _change(self, run: OracleRun, to: State, reason: str, by: str) -> None:
@@ -132,6 +135,8 @@ class Oracle:
             return "replayed" if known_body == body else "mismatch", known
         if holder := self.unique_holder(one.spec):
             return "replayed" if one.on_conflict == "return" else "taken", holder
+        if one.queue_limit and self.depth(one.spec.queue) >= one.queue_limit:
+            return "full", one.id
         run = self.create(one.id, one.spec, one.due_ms, one.overlap, by)
         if key:
             self.idempotent[key] = f"{one.id} {body}"
@@ -193,6 +198,19 @@ class Oracle:
         run.attempt, run.worker, run.lease_end, run.start_by = run.attempt + 1, worker, lease_end, None
         self._change(run, State.RUNNING, "-", f"worker:{worker}")
         self._forget_unique(run, "pending")
+
+    def adopt(self, worker: str, held: Sequence[tuple[str, int]], lease_ms: int, now: int) -> int:
+        with self.call(now):
+            return sum(self._adopt(self.runs.get(run_id), attempt, worker, now + lease_ms) for run_id, attempt in held)
+
+    def _adopt(self, run: OracleRun | None, attempt: int, worker: str, lease_end: int) -> bool:
+        if run is None or run.state not in WAITING or run.attempt >= attempt:
+            return False
+        run.attempt, run.worker, run.lease_end, run.start_by = attempt, worker, lease_end, None
+        self._freed.update(run.spec.permits)
+        self._change(run, State.RUNNING, "recovered", f"worker:{worker}")
+        self._forget_unique(run, "pending")
+        return True
 
     def extend(self, worker: str, held: Sequence[tuple[str, int]], lease_ms: int, now: int) -> list[str]:
         with self.call(now):
@@ -365,20 +383,3 @@ class Oracle:
             if changed:
                 self.lines.append(f"queue {queue} {change}")
             return int(changed)
-
-    def forget(self, why: str, bound: int, task: str, candidates: Sequence[str], now: int) -> int:
-        with self.call(now):
-            counted = [run for run in self.runs.values() if run.is_final and (not task or run.spec.task == task)]
-            room = len(candidates) if why == "age" else len(counted) - bound
-            gone = [run_id for run_id in candidates if self._may_go(run_id, bound if why == "age" else None)]
-            for run_id in gone[: max(0, room)]:
-                self.runs.pop(run_id, None)
-                self.logs.pop(run_id, None)
-                self.unpacked.discard(run_id)
-            return len(gone[: max(0, room)])
-
-    def _may_go(self, run_id: str, before: int | None) -> bool:
-        run = self.runs.get(run_id)
-        if run is None or not run.is_final:
-            return run is None
-        return before is None or int(run.history.splitlines()[-1].split(" ")[0]) < before

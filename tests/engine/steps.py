@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from engine.oracle_run import OracleRun
+from engine.oracle_run import WAITING, OracleRun
 from engine.twin import Twin
 
 from taskman.model.ids import scheduled_run_id
@@ -54,7 +54,7 @@ def some(pick: Pick, options: Sequence[T], most: int) -> list[T]:
 
 def a_spec(pick: Pick, task: str | None) -> RunSpec:
     permits = pick((PERMITS[0], *PERMITS)) if task is None else pick(PERMITS)
-    type_, queue, labels = pick(SIGNATURES).split("|")
+    type_, queue, labels = pick((SIGNATURES[0], *SIGNATURES)).split("|")
     return RunSpec(
         type=type_,
         params={},
@@ -82,6 +82,7 @@ def a_submission(twin: Twin, pick: Pick) -> Submission:
         pick((None, *IDEMPOTENCY)) if rarely(pick) else None,
         pick(("reject", "return")),
         pick((None, "skip", "replace")),
+        pick((0, 0, 0, 5)),
     )
 
 
@@ -143,6 +144,15 @@ def extend(twin: Twin, pick: Pick) -> None:
 def heartbeat(twin: Twin, pick: Pick) -> None:
     worker = a_worker(twin, pick)
     twin.extend(worker, held(twin, worker), LEASE_MS)
+
+
+def adopt(twin: Twin, pick: Pick) -> None:
+    """A worker executes what Redis has forgotten that it claimed; or says so of what it should not."""
+    runs, worker = twin.oracle.runs.values(), pick(WORKERS)
+    waiting = [(run.id, run.attempt + 1) for run in runs if run.state in WAITING]
+    ahead = [(run.id, run.attempt + 1) for run in runs if run.holds]
+    options = [one for one in (waiting, waiting, ahead) if one]
+    twin.adopt(worker, [*(some(pick, pick(options), 2) if options else []), *believed(twin, pick, worker)], LEASE_MS)
 
 
 def append_log(twin: Twin, pick: Pick) -> None:
@@ -276,6 +286,7 @@ WEIGHTS: dict[Step, int] = {
     wait: 14,
     extend: 5,
     heartbeat: 4,
+    adopt: 1,
     append_log: 5,
     cancel: 3,
     promote: 5,

@@ -200,6 +200,12 @@ async def test_an_instant_that_comes_twice_keeps_its_one_outcome(store: Store) -
     assert [entry.outcome for entry in await store.tasks.ledger("nightly")] == ["skipped"]
 
 
+async def test_an_adopted_run_is_pending_no_more(store: Store) -> None:
+    waiting = await submit(store, unique="aa:pending")
+    assert await store.runs.adopt("w1", [(waiting, 1)], lease_ms=LEASE_MS) == 1
+    assert await submit(store, unique="aa:pending") != waiting
+
+
 # Deadlines
 
 
