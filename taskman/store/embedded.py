@@ -27,6 +27,7 @@ import trio
 from ..errors import StoreUnavailable, StoreUnsuitable
 from .dialing import dial
 from .endpoint import Endpoint
+from .replies import pack
 
 __all__ = ["EmbeddedRedis", "find_redis_binary"]
 
@@ -143,6 +144,23 @@ class EmbeddedRedis:
         log_begin = _rotate_log(self.directory / "redis.log")
         self._process = _spawn(find_redis_binary(), self.directory, self._socket)
         await self._wait_until_ready(log_begin)
+        if any(word in _log_since(self.directory, log_begin) for word in ("truncat", "Unexpected end of file")):
+            await self._rewrite()
+
+    async def _rewrite(self) -> None:
+        """Write the file anew after a power cut has torn its end.
+
+        Redis 6.2 may cut it within a transaction: the next start would take the torn half for the beginning of
+        whatever was written since.
+        """
+        _log.warning("the file of the embedded Redis on %s ended in half a command: writing it anew", self.directory)
+        stream = await dial(Endpoint.from_url(self.url, connect_timeout_s=_STOP_S))
+        try:
+            with trio.fail_after(_STOP_S):
+                await stream.send_all(pack(("BGREWRITEAOF",)))
+                await stream.receive_some(1024)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _wait_until_ready(self, log_begin: int) -> None:
         assert self._process is not None
@@ -317,10 +335,14 @@ def _options(directory: Path, path: Path) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _explain(directory: Path, log_begin: int) -> str:
+def _log_since(directory: Path, log_begin: int) -> str:
     with open(directory / "redis.log", "rb") as log:
         log.seek(log_begin)
-        lines = log.read().decode(errors="replace").splitlines()
+        return log.read().decode(errors="replace")
+
+
+def _explain(directory: Path, log_begin: int) -> str:
+    lines = _log_since(directory, log_begin).splitlines()
     return "\n".join([f"The embedded Redis on {directory} did not start. The end of its log:", *lines[-10:]])
 
 

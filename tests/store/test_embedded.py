@@ -262,3 +262,28 @@ def test_url_and_pid_need_a_started_redis(tmp_path):
         _ = redis.url
     with pytest.raises(RuntimeError):
         _ = redis.pid
+
+
+async def test_writes_its_file_anew_when_a_power_cut_has_torn_it(tmp_path: Path) -> None:
+    async with EmbeddedRedis(tmp_path) as redis, trio.open_nursery() as nursery:
+        connection = Connection(redis.url)
+        await nursery.start(connection.run)
+        await connection.execute("SET", "kept", "x" * 1000)
+        await connection.execute("SET", "torn", "y" * 1000)
+        nursery.cancel_scope.cancel()
+    file = append_only_file(tmp_path)
+    os.truncate(file, len(file.read_bytes()) - 500)
+    async with EmbeddedRedis(tmp_path) as redis, trio.open_nursery() as nursery:
+        connection = Connection(redis.url)
+        await nursery.start(connection.run)
+        assert await connection.execute("MGET", "kept", "torn") == [b"x" * 1000, None]
+        with trio.fail_after(10):
+            while "AOF rewrite terminated with success" not in await trio.Path(tmp_path / "redis.log").read_text():
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+def append_only_file(directory: Path) -> Path:
+    """The file that commands are appended to; newer versions of Redis keep it in a directory of its own."""
+    found = [path for path in directory.rglob("appendonly.aof*") if path.is_file() and path.suffix != ".manifest"]
+    return max(found, key=lambda path: path.stat().st_mtime)
