@@ -183,7 +183,7 @@ class LocalLink:
     async def report(self, running: int, slots: int) -> None:
         """See Link."""
         link = self._store.connection.links
-        if self._forgotten and not self._reminded:
+        if await self._has_forgotten() and not self._reminded:
             await self._remind([])
         self._reminded = False
         await self._store.workers.report(replace(self._node, running=running, slots=slots), self._versions)
