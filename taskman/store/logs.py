@@ -13,10 +13,10 @@ from typing import Any
 
 import trio
 
-from ..errors import StoreError
 from .blocks import BLOCK_BYTES, BLOCK_CHUNKS, Chunk, pack, unpack
 from .connection import Connection
 from .keys import Keys
+from .replies import checked
 from .scripts import load_script
 
 __all__ = ["DEFAULT_LIMIT", "Chunk", "End", "Logs"]
@@ -80,7 +80,7 @@ class Logs:
         bounds = (f"({attempt}-{after_seq}" if after_seq else f"{attempt}-0", f"{attempt}-{_HIGHEST}", "COUNT")
         log, blocks = self._keys.log(run_id), self._keys.blocks(run_id)
         commands = [("XRANGE", log, *bounds, limit), ("XRANGE", blocks, *bounds, 1 + limit // _CHUNKS_A_BLOCK)]
-        raw, packed = map(_usable, await self._connection.execute_many(commands))
+        raw, packed = map(checked, await self._connection.execute_many(commands))
         return raw, packed
 
     async def line_before_tail(self, run_id: str, attempt: int, lines: int) -> int:
@@ -107,7 +107,7 @@ class Logs:
     async def _newest(self, run_id: str, attempt: int) -> Chunk | None:
         bounds = (f"{attempt}-{_HIGHEST}", f"{attempt}-0", "COUNT", 1)
         commands = [("XREVRANGE", key, *bounds) for key in (self._keys.log(run_id), self._keys.blocks(run_id))]
-        raw, blocks = map(_usable, await self._connection.execute_many(commands))
+        raw, blocks = map(checked, await self._connection.execute_many(commands))
         if raw:
             return _parse(*raw[0])
         return unpack(blocks[0][1][1])[-1] if blocks else None
@@ -155,12 +155,6 @@ class Logs:
 
 def _attempt(entry: Entry) -> bytes:
     return entry[0].partition(b"-")[0]
-
-
-def _usable(reply: Any) -> list[Entry]:
-    if isinstance(reply, StoreError):
-        raise reply
-    return list(reply)
 
 
 def _parse(entry_id: bytes, fields: Sequence[bytes]) -> Chunk:

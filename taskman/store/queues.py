@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from ..errors import StoreError
 from .connection import Connection
 from .keys import Keys
+from .replies import checked
 from .scripts import load_script
 
 __all__ = ["Queue", "Queues"]
@@ -54,10 +54,7 @@ class Queues:
         commands: list[tuple[str | int, ...]] = []
         for signature in signatures:
             commands += [("ZCARD", self._keys.ready(signature)), ("ZRANGE", self._keys.ready(signature), 0, 0)]
-        replies = await self._connection.execute_many(commands) if commands else []
-        for reply in replies:
-            if isinstance(reply, StoreError):
-                raise reply
+        replies = list(map(checked, await self._connection.execute_many(commands))) if commands else []
         heads = [reply[0].decode() for reply in replies[1::2] if reply]
         return Queue(name, sum(replies[::2]), min(heads, default=None), running, paused)
 

@@ -10,7 +10,7 @@ import hiredis
 
 from ..errors import StoreError, StoreUnavailable
 
-__all__ = ["INCOMPLETE", "Argument", "error_kind", "new_reader", "pack"]
+__all__ = ["INCOMPLETE", "Argument", "checked", "error_kind", "new_reader", "pack"]
 
 Argument = bytes | str | int | float
 
@@ -32,6 +32,13 @@ _WRAPPED: Final = re.compile(r"@user_script:\d+: (?:@user_script: \d+: )?-?([A-Z
 def new_reader() -> hiredis.Reader:
     """A parser of replies: bytes, int, list, None, or a StoreError instance for an error reply."""
     return hiredis.Reader(replyError=_to_error, notEnoughData=INCOMPLETE)
+
+
+def checked(reply: Any) -> Any:
+    """A reply of `execute_many`, where errors stand among the others; raises the StoreError that it is."""
+    if isinstance(reply, StoreError):
+        raise reply
+    return reply
 
 
 def error_kind(error: StoreError) -> str:

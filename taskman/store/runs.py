@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ..errors import Conflict, NotFound, StoreError
+from ..errors import Conflict, NotFound
 from ..model.ids import is_run_id
 from ..model.run import HistoryEntry, Run, RunSpec
 from ..model.states import State
 from .connection import Connection
 from .keys import Keys
+from .replies import checked
 from .scripts import load_script
 
 __all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
@@ -177,7 +178,7 @@ class Runs:
         ids = [one.decode() for one in await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)]
         commands = [("HMGET", self._keys.run(run_id), "worker", "attempt") for run_id in ids]
         replies = await self._connection.execute_many(commands) if commands else []
-        pairs = [(run_id, reply) for run_id, reply in zip(ids, replies, strict=True) if _usable(reply)]
+        pairs = [(run_id, reply) for run_id, reply in zip(ids, replies, strict=True) if checked(reply)]
         return [(run_id, int(attempt)) for run_id, (held_by, attempt) in pairs if held_by == worker.encode()]
 
     async def adopt(self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> int:
@@ -257,7 +258,7 @@ class Runs:
             return []
         commands = [("HGETALL", self._keys.run(run_id)) for run_id in run_ids]
         replies = await self._connection.execute_many(commands)
-        return [_parse(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True) if _usable(reply)]
+        return [_parse(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True) if checked(reply)]
 
     async def page(
         self,
@@ -287,7 +288,7 @@ class Runs:
         top = f"({cursor}" if cursor else "+"
         commands = [("ZREVRANGEBYLEX", index, top, "-", "LIMIT", 0, limit) for index in indexes]
         replies = await self._connection.execute_many(commands)
-        ids = {one.decode() for reply in replies if _usable(reply) for one in reply}
+        ids = {one.decode() for reply in replies if checked(reply) for one in reply}
         return sorted(ids, reverse=True)[:limit]
 
     async def count_by_state(self) -> dict[State, int]:
@@ -313,12 +314,6 @@ def _checked(run_id: str) -> str:
 
 def _unknown(run_id: str) -> NotFound:
     return NotFound(f"there is no run {run_id}: `taskman runs list` shows the ones there are")
-
-
-def _usable(reply: Any) -> bool:
-    if isinstance(reply, StoreError):
-        raise reply
-    return bool(reply)
 
 
 def _dump(value: Any) -> bytes:

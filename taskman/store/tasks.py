@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import Conflict, NotFound, StoreError
+from ..errors import Conflict, NotFound
 from ..model.run import RunSpec
 from ..model.task import Task, TaskDefinition
 from .connection import Connection
 from .keys import Keys
+from .replies import checked
 from .scripts import load_script
 
 __all__ = ["Due", "Fire", "LedgerEntry", "Tasks"]
@@ -97,7 +98,7 @@ class Tasks:
         if not names:
             return []
         replies = await self._connection.execute_many([("HGETALL", self._keys.task(name)) for name in names])
-        return [_parse(reply) for reply in replies if _usable(reply)]
+        return [_parse(reply) for reply in replies if checked(reply)]
 
     async def page(self, limit: int = 50, cursor: str | None = None) -> tuple[list[Task], str | None]:
         """Tasks by name, after `cursor`; and the cursor of the next page."""
@@ -115,7 +116,7 @@ class Tasks:
         """The id of each task's newest run."""
         commands = [("ZREVRANGEBYLEX", self._keys.task_runs(name), "+", "-", "LIMIT", 0, 1) for name in names]
         replies = await self._connection.execute_many(commands) if commands else []
-        return [reply[0].decode() if _usable(reply) else None for reply in replies]
+        return [reply[0].decode() if checked(reply) else None for reply in replies]
 
     async def due(self, now_ms: int, limit: int = 200) -> list[Due]:
         """The schedules that are due, the longest overdue first."""
@@ -151,12 +152,6 @@ class Tasks:
 
 def _unknown(name: str) -> NotFound:
     return NotFound(f"there is no task '{name}': `taskman tasks list` shows the ones there are")
-
-
-def _usable(reply: Any) -> bool:
-    if isinstance(reply, StoreError):
-        raise reply
-    return bool(reply)
 
 
 def _parse(reply: Sequence[bytes]) -> Task:

@@ -18,7 +18,6 @@ GATHER_S = 0.25
 _BACKLOG = 1000
 
 Filter = Callable[[Event], bool]
-Form = Callable[[list[Event], str], "bytes"]
 
 
 @dataclass(frozen=True, slots=True)
