@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import pluggy
+from pydantic import BaseModel
 
 from . import hookspecs
 from .errors import InvalidInput, PluginError, nearest
@@ -73,10 +74,9 @@ class PluginRegistry:
             hint = nearest(name, self.task_types)
             raise InvalidInput(f"there is no task type '{name}'{hint} (known: {known})", "/type") from None
 
-    def check_params(self, type_name: str, params: object) -> dict[str, Any]:
+    def read_params(self, type_name: str, params: object) -> BaseModel:
         """The params as the type's model reads them. Raises InvalidInput with pointers below /params."""
-        validate(self.task_type(type_name).Params, params, "/params")
-        return dict(params)  # type: ignore[call-overload,no-any-return]
+        return validate(self.task_type(type_name).Params, params, "/params")
 
 
 def discover(found: Iterable[EntryPoint] | None = None) -> PluginRegistry:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "parse_event"]
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
-    """A run changed its state."""
+class RunEvent(NamedTuple):
+    """A run changed its state. A tuple: thousands are made each second, and a dataclass takes three times as long."""
 
     id: str
     state: str

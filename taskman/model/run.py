@@ -86,7 +86,7 @@ class RunSpec:
     @classmethod
     def from_document(cls, document: bytes) -> RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
-        values = json.loads(document)
+        values = json.loads(document.decode())  # from bytes it would guess the encoding first
         return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,14 @@ class RunningAttempt:
     def __init__(
         self, assignment: Assignment, link: Link, registry: PluginRegistry, processes: Processes, nursery: trio.Nursery
     ) -> None:
-        """`nursery` is the worker's: there the log is delivered while the task works."""
+        """`nursery` is the worker's: there the log is delivered while the task works, once there is any."""
         self.run_id, self.number, self.spec = assignment.run_id, assignment.attempt, assignment.spec
         self._link, self._registry = link, registry
-        self._sink = LogSink(self._send, on_first=lambda: nursery.start_soon(self._sink.run))
+        self._nursery, self._is_over = nursery, False
+        self._sink: LogSink | None = None
+        self._on_output: Callable[[], None] | None = None
         self._scope = trio.CancelScope()
-        self._context = _Context(self, link.worker, processes, self._sink)
+        self._context = _Context(self, link.worker, processes)
         self.ended_by: str | None = None
         self.failures = assignment.failures
 
@@ -67,10 +69,26 @@ class RunningAttempt:
         try:
             outcome = await self._execute()
         finally:
-            self._sink.close()
-        if self._sink.is_used:
+            self._is_over = True
+            if self._sink is not None:
+                self._sink.close()
+        if self._sink is not None:
             await self._sink.delivered.wait()
         return outcome
+
+    @property
+    def sink(self) -> LogSink:
+        """Where output goes; made at the first piece of it, as a run that prints nothing shall cost no sink."""
+        if self._sink is None:
+            self._sink = LogSink(self._send, on_output=self._on_output)
+            self._nursery.start_soon(self._sink.run)
+            if self._is_over:
+                self._sink.close()
+        return self._sink
+
+    async def output(self, stream: str, data: bytes) -> None:
+        """Take output of a process, and wait while too much of it waits. Cancellation: the data has been taken."""
+        await self.sink.output(stream, data)
 
     async def _execute(self) -> Outcome:
         try:
@@ -87,7 +105,7 @@ class RunningAttempt:
         if spec.timeout_s is None and spec.idle_timeout_s is None:
             return await self._call()
         with trio.move_on_after(_seconds(spec.timeout_s)), trio.move_on_after(_seconds(spec.idle_timeout_s)) as silence:
-            self._sink.on_output = partial(_postpone, silence, _seconds(spec.idle_timeout_s))
+            self._on_output = partial(_postpone, silence, _seconds(spec.idle_timeout_s))
             return await self._call()
         if silence.cancelled_caught:
             raise TaskFailed("idle_timeout", f"gave no sign of life for {spec.idle_timeout_s:g} s")
@@ -95,8 +113,7 @@ class RunningAttempt:
 
     async def _call(self) -> Any:
         task_type = self._registry.task_type(self.spec.type)
-        self._registry.check_params(self.spec.type, self.spec.params)
-        return await task_type.run(self._context, task_type.Params.model_validate(self.spec.params))
+        return await task_type.run(self._context, self._registry.read_params(self.spec.type, self.spec.params))
 
     def _judge(self, error: BaseException) -> Outcome:
         if not isinstance(error, Exception):
@@ -117,6 +134,8 @@ class RunningAttempt:
         return self._failed("error", f"{type(error).__name__}: {error}")
 
     def _succeeded(self, result: Any) -> Outcome:
+        if result is None:
+            return self._outcome("succeeded")
         try:
             size = len(json.dumps(result))
         except (TypeError, ValueError) as error:
@@ -168,16 +187,16 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 class _Context(TaskContext):
     """The context of a running attempt."""
 
-    def __init__(self, attempt: RunningAttempt, worker: str, processes: Processes, sink: LogSink) -> None:
+    def __init__(self, attempt: RunningAttempt, worker: str, processes: Processes) -> None:
         spec = attempt.spec
         self.run_id, self.attempt, self.task, self.worker = attempt.run_id, attempt.number, spec.task, worker
         self.fire_time, self.env = format_instant(spec.fire_time_ms), spec.env
-        self._spec, self._processes, self._sink = spec, processes, sink
+        self._attempt, self._spec, self._processes = attempt, spec, processes
 
     def log(self, text: str, stream: str = "out") -> None:
         if stream not in ("out", "err", "sys"):
             raise ValueError(f"there is no log stream '{stream}': use out, err or sys")
-        self._sink.write(stream, text.encode() if text.endswith("\n") else f"{text}\n".encode())
+        self._attempt.sink.write(stream, text.encode() if text.endswith("\n") else f"{text}\n".encode())
 
     async def run_process(
         self,
@@ -197,7 +216,7 @@ class _Context(TaskContext):
             user=user,
             grace_s=self._spec.grace_s if grace is None else grace,
         )
-        return await self._processes.execute(spec, self._sink.output)
+        return await self._processes.execute(spec, self._attempt.output)
 
 
 def _inherited() -> dict[str, str]:

@@ -34,10 +34,10 @@ class LogSink:
     does not wait, is left out, with a line that says so in its place.
     """
 
-    def __init__(self, send: Send, *, on_first: Callable[[], None] | None = None) -> None:
-        """`on_first` is called at the first output: a run that prints nothing then costs no task that delivers."""
+    def __init__(self, send: Send, *, on_output: Callable[[], None] | None = None) -> None:
+        """`on_output` is called at each piece of output."""
         self._send = send
-        self._on_first: Callable[[], None] | None = on_first
+        self._on_output = on_output or _nothing
         self._waiting: deque[tuple[int, str, bytearray]] = deque()
         self._tails: dict[str, bytearray] = {}
         self._size = self._left_out = 0
@@ -46,14 +46,10 @@ class LogSink:
         self._changed, self._drained = trio.Event(), trio.Event()
         self._closing = self._unwanted = self._held_up = False
         self.delivered = trio.Event()
-        self.on_output: Callable[[], None] = _nothing
 
     def write(self, stream: str, data: bytes) -> None:
         """Take output without waiting. Beyond the bound of what may wait, it is left out and counted."""
-        if self._on_first is not None:
-            start, self._on_first = self._on_first, None
-            start()
-        self.on_output()
+        self._on_output()
         if self._unwanted or self._size > 8 * HIGH_WATER:
             self._left_out += len(data)
             return
@@ -84,11 +80,6 @@ class LogSink:
             self._held_up = True
             self._drained = trio.Event()
             await self._drained.wait()
-
-    @property
-    def is_used(self) -> bool:
-        """Whether there was any output."""
-        return self._on_first is None
 
     def close(self) -> None:
         """Nothing more will be written: `run` delivers what is left, and returns."""

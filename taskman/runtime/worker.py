@@ -80,7 +80,7 @@ class Worker:
                 while self._busy >= self._slots or len(self._outbox) > 4 * _BATCH:
                     self._slot_freed = trio.Event()
                     await self._slot_freed.wait()
-                for assignment in await self._link.claim(self._slots - self._busy):
+                for assignment in await self._link.claim(min(self._slots - self._busy, max(1, self._slots // 2))):
                     self._start(work, assignment)
 
     def _start(self, work: trio.Nursery, assignment: Assignment) -> None:

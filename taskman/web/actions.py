@@ -54,7 +54,7 @@ async def order_of(services: Services, body: object, *, by: str, trigger: str) -
     if wanted.type is None:
         raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
     check_sizes(wanted.params, wanted.env)
-    services.registry.check_params(wanted.type, wanted.params)
+    services.registry.read_params(wanted.type, wanted.params)
     unique = wanted.unique.word(wanted.type, wanted.params) if wanted.unique else None
     spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options)
     conflict = wanted.unique.on_conflict if wanted.unique else "reject"
@@ -103,7 +103,7 @@ def _order(
 ) -> Order:
     spec = task.spec(trigger=trigger, params=params, options=options)
     check_sizes(spec.params, spec.env)
-    services.registry.check_params(spec.type, spec.params)
+    services.registry.read_params(spec.type, spec.params)
     unique = task.definition.unique
     conflict = unique.on_conflict if unique else "reject"
     return Order(spec, by, overlap=task.overlap_for(trigger), on_conflict=conflict)
@@ -117,7 +117,7 @@ async def repeat_run(services: Services, run_id: str, params: Mapping[str, Any] 
     old = await services.store.runs.get(run_id)
     chosen = old.spec.params if params is None else dict(params)
     check_sizes(chosen, old.spec.env)
-    services.registry.check_params(old.spec.type, chosen)
+    services.registry.read_params(old.spec.type, chosen)
     spec = replace(old.spec, params=chosen, trigger="retry", parent=run_id, fire_time_ms=None)
     return (await _submit(services, Order(spec, by)))[0]
 
@@ -151,7 +151,7 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
     """Create or replace a task. Raises InvalidInput with every fault, Conflict, StoreUnavailable."""
     definition = validate(TaskDefinition, body)
     check_sizes(definition.params, definition.env)
-    services.registry.check_params(definition.type, definition.params)
+    services.registry.read_params(definition.type, definition.params)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]
     faults = [

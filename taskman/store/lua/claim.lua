@@ -16,7 +16,7 @@ local function heads(count)
   local found = {}
   for _, sig in ipairs(served) do
     local ready = call('ZRANGE', P .. 'ready:' .. sig, 0, count - 1, 'WITHSCORES')
-    for j = 1, #ready, 2 do table.insert(found, {ready[j], tonumber(ready[j + 1]), sig}) end
+    for j = 1, #ready, 2 do found[#found + 1] = {ready[j], tonumber(ready[j + 1]), sig} end
   end
   table.sort(found, function(a, b) return a[2] < b[2] or (a[2] == b[2] and a[1] < b[1]) end)
   return found
@@ -33,25 +33,24 @@ end
 
 local reply, leases, looked = {}, {}, 0
 
-local function start(run)
+local function start(run, failures, spec)
   run.attempt, run.worker = text(tonumber(run.attempt) + 1), worker
   change(run, 'running', '-', 'worker:' .. worker, 'attempt', run.attempt, 'worker', worker)
   if run.opt ~= '' then
     call('ZREM', P .. 'deadlines', 'start ' .. run.id)
     forget_unique(run, 'pending')
   end
-  table.insert(leases, lease_end)
-  table.insert(leases, run.id)
-  local f = call('HMGET', P .. 'run:' .. run.id, 'failures', 'spec')
-  for _, part in ipairs({run.id, run.attempt, f[1] or '0', f[2]}) do table.insert(reply, part) end
+  local n, m = #leases, #reply
+  leases[n + 1], leases[n + 2] = lease_end, run.id
+  reply[m + 1], reply[m + 2], reply[m + 3], reply[m + 4] = run.id, run.attempt, failures or '0', spec
 end
 
 -- A run that is blocked may have been let out for another of its permits: that turn is then somebody else's.
 local function consider(id, kept)
-  local run = load(id)
+  local run, failures, spec = load(id, 'failures', 'spec')
   if not run or run.state ~= 'queued' then return end
   local permit, room = lacking(run)
-  if not permit then return start(run) end
+  if not permit then return start(run, failures, spec) end
   change(run, 'blocked', 'limit', 'worker:' .. worker)
   wait_in_line(run, permit, room, kept)
   pass_on(run)

@@ -11,6 +11,7 @@ if now == 0 then
   local t = call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
+local NOW = text(now)
 
 -- A script whose first write needs no memory is let through whole when Redis is full: transitions of runs that
 -- exist begin with this, creating scripts do not.
@@ -28,19 +29,20 @@ local function count_unfinished(run, step)
   if run.task ~= '' then unfinished[run.task] = (unfinished[run.task] or 0) + step end
 end
 
-local function announce(...) table.insert(lines, table.concat({...}, ' ')) end
+local function announce(...) lines[#lines + 1] = table.concat({...}, ' ') end
 
 -- run: {id, state, attempt, worker, sig, task, history, opt, ending, suspect, log}; nil fields read as false.
 -- opt holds what the scripts must know of a run's options, as ' name=value' words; plain runs have none:
 --   sd start deadline, dl deadline, gr grace before a suspect run is lost (all ms)   ml how often it may be lost
 --   pm permits, as name=capacity,...   lv group of runs that may overlap no further than its permit's capacity
 --   uq unique key, as digest:while (pending, active or ms)
-local function load(id)
+-- Up to two more fields may be asked for; they follow the run.
+local function load(id, ...)
   local f = call('HMGET', P .. 'run:' .. id, 'state', 'attempt', 'worker', 'sig', 'task', 'history', 'opt', 'ending',
-    'suspect', 'log')
+    'suspect', 'log', ...)
   if not f[1] then return nil end
   return {id = id, state = f[1], attempt = f[2], worker = f[3] or '', sig = f[4], task = f[5] or '', history = f[6],
-    opt = f[7] or '', ending = f[8], suspect = f[9], log = f[10]}
+    opt = f[7] or '', ending = f[8], suspect = f[9], log = f[10]}, f[11], f[12]
 end
 
 local function option(run, name) return string.match(run.opt, ' ' .. name .. '=(%S+)') end
@@ -50,7 +52,12 @@ local FINAL = {succeeded = true, failed = true, cancelled = true, skipped = true
 -- Permits: a run with permits starts only while each has room; see claim. Blocked runs wait in lines, one for each
 -- room and signature: waiting:<permit> lists them as '<room> <signature>'. All of a line want the same, so its first
 -- can go whenever one of it can; and a line that no worker serves now, or whose queue is paused, holds up no other.
-local function permits(run) return string.gmatch(option(run, 'pm') or '', '([^=,]+)=(%d+)') end
+local function none() return nil end
+
+local function permits(run)
+  if run.opt == '' then return none end
+  return string.gmatch(option(run, 'pm') or '', '([^=,]+)=(%d+)')
+end
 
 local function line(permit, room, sig) return P .. 'waiting:' .. permit .. ' ' .. room .. ' ' .. sig end
 
@@ -68,12 +75,12 @@ local function score(run)
 end
 
 local function note(run, to, reason, by)
-  run.history = run.history .. text(now) .. ' ' .. to .. ' ' .. reason .. ' ' .. run.attempt .. ' ' .. by .. '\n'
+  run.history = run.history .. NOW .. ' ' .. to .. ' ' .. reason .. ' ' .. run.attempt .. ' ' .. by .. '\n'
 end
 
 local function tell(run, reason)
-  announce('run', run.id, run.state, reason, run.attempt, run.worker == '' and '-' or run.worker,
-    run.task == '' and '-' or run.task, run.sig)
+  lines[#lines + 1] = 'run ' .. run.id .. ' ' .. run.state .. ' ' .. reason .. ' ' .. run.attempt .. ' ' ..
+    (run.worker == '' and '-' or run.worker) .. ' ' .. (run.task == '' and '-' or run.task) .. ' ' .. run.sig
 end
 
 local function forget_unique(run, while_)
@@ -276,12 +283,13 @@ local function flush()
   local leaving, entering = {}, {}
   for id, ends in pairs(moves) do
     if ends.from then
-      leaving[ends.from] = leaving[ends.from] or {}
-      table.insert(leaving[ends.from], id)
+      local ids = leaving[ends.from] or {}
+      leaving[ends.from] = ids
+      ids[#ids + 1] = id
     end
-    entering[ends.to] = entering[ends.to] or {}
-    table.insert(entering[ends.to], 0)
-    table.insert(entering[ends.to], id)
+    local members = entering[ends.to] or {}
+    entering[ends.to] = members
+    members[#members + 1], members[#members + 2] = 0, id
   end
   for state, ids in pairs(leaving) do in_slices('ZREM', P .. 'state:' .. state, ids) end
   for state, members in pairs(entering) do in_slices('ZADD', P .. 'state:' .. state, members) end
