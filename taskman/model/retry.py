@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from .validation import Duration
 
-__all__ = ["RETRIABLE", "Backoff", "RetryPolicy"]
+__all__ = ["NO_RETRY", "RETRIABLE", "Backoff", "RetryPolicy"]
 
 RETRIABLE = ("error", "exit", "signal", "timeout", "idle_timeout", "lost")
 
@@ -24,7 +24,7 @@ def _check_reasons(reasons: list[str]) -> list[str]:
 class Backoff(BaseModel):
     """How long to wait before each further attempt."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["exponential", "fixed", "list"] = "exponential"
     base: Duration = Field(default=1.0, description="the first wait, or every wait of kind fixed")
@@ -53,7 +53,7 @@ class Backoff(BaseModel):
 class RetryPolicy(BaseModel):
     """Up to `max_attempts` attempts in all, the first included, after failures for one of the reasons in `on`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_attempts: int = Field(default=1, ge=1, le=1000)
     backoff: Backoff = Field(default_factory=lambda: Backoff())
@@ -69,3 +69,6 @@ class RetryPolicy(BaseModel):
         # a signal is how many a process says that it failed, a silent timeout is a timeout
         near = {"signal": "exit", "idle_timeout": "timeout"}
         return reason in self.on or near.get(reason, "") in self.on
+
+
+NO_RETRY = RetryPolicy()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
+from operator import attrgetter
 from typing import Any
 from urllib.parse import unquote
 
+from pydantic_core import from_json, to_json
+
 from ..errors import Fault, InvalidInput
 from .instants import format_instant
-from .retry import RetryPolicy
+from .retry import NO_RETRY, RetryPolicy
 from .states import FINAL, AttemptState, State
 
 __all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec", "check_sizes"]
@@ -58,7 +60,7 @@ class RunSpec:
     @property
     def policy(self) -> RetryPolicy:
         """When and how a failed attempt is followed by another."""
-        return RetryPolicy.model_validate(self.retry) if self.retry else _NO_RETRY
+        return RetryPolicy.model_validate(self.retry) if self.retry else NO_RETRY
 
     @property
     def script_options(self) -> str:
@@ -76,24 +78,20 @@ class RunSpec:
 
     def to_document(self) -> bytes:
         """Compact JSON; fields at their default are left out."""
-        values = {name: getattr(self, name) for name in _SPEC_FIELDS}
-        return json.dumps(
-            {name: value for name, value in values.items() if value != _SPEC_DEFAULTS.get(name, ...)},
-            separators=(",", ":"),
-            ensure_ascii=False,
-        ).encode()
+        values = zip(_SPEC_FIELDS, _all_fields(self), _SPEC_DEFAULTS, strict=True)
+        return to_json({name: value for name, value, default in values if value != default}, inf_nan_mode="constants")
 
     @classmethod
     def from_document(cls, document: bytes) -> RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
-        values = json.loads(document.decode())  # from bytes it would guess the encoding first
+        values = from_json(document)
         return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
 
 
 def check_sizes(params: Mapping[str, Any], env: Mapping[str, str]) -> None:
     """Refuse what is too big to be kept with every run. Raises InvalidInput with a fault for each."""
     env_size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in env.items())
-    sizes = {"/params": (len(json.dumps(params)), PARAMS_LIMIT), "/env": (env_size, ENV_LIMIT)}
+    sizes = {"/params": (len(to_json(params, inf_nan_mode="constants")), PARAMS_LIMIT), "/env": (env_size, ENV_LIMIT)}
     faults = [
         Fault(pointer, f"has {size:,} bytes, at most {most:,} are taken: store it elsewhere and pass where it is")
         for pointer, (size, most) in sizes.items()
@@ -107,13 +105,12 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-_NO_RETRY = RetryPolicy()
 _SPEC_FIELDS = tuple(RunSpec.__dataclass_fields__)
-_SPEC_DEFAULTS: dict[str, Any] = {
-    name: one.default_factory() if one.default_factory is not MISSING else one.default
-    for name, one in RunSpec.__dataclass_fields__.items()
-    if one.default is not MISSING or one.default_factory is not MISSING
-}
+_SPEC_DEFAULTS = [  # MISSING equals nothing
+    one.default_factory() if one.default_factory is not MISSING else one.default
+    for one in RunSpec.__dataclass_fields__.values()
+]
+_all_fields = attrgetter(*_SPEC_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .instants import format_instant
-from .retry import RetryPolicy
+from .retry import NO_RETRY, RetryPolicy
 from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, RunSpec
 from .sameness import Unique, compact, render
 from .schedule import Schedule
@@ -59,11 +59,6 @@ def _check_lost_grace(seconds: float) -> float:
 Name = Annotated[str, AfterValidator(_check_name)]
 
 
-def _no_retry() -> RetryPolicy:
-    """A fresh default costs a fifth of the deep copy that a shared one would be given."""
-    return RetryPolicy()
-
-
 Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
 Environment = Annotated[dict[str, str], AfterValidator(_check_environment)]
 
@@ -93,7 +88,7 @@ class RunOptions(BaseModel):
     start_deadline: Duration | None = Field(None, description="how long it may wait for its first attempt")
     deadline: Duration | None = Field(None, description="how long the whole run may take, with its retries")
     retry: RetryPolicy = Field(
-        default_factory=_no_retry, description="whether and when a failed attempt is followed by another"
+        default_factory=lambda: NO_RETRY, description="whether and when a failed attempt is followed by another"
     )
     on_lost: Literal["retry", "fail"] = Field("retry", description="fail: at most once, also when its worker goes away")
     max_lost: int = Field(DEFAULT_MAX_LOST, ge=0, le=100, description="how often its worker may go away")
@@ -115,7 +110,7 @@ class RunOptions(BaseModel):
             "idle_timeout_s": self.idle_timeout,
             "start_deadline_s": self.start_deadline,
             "deadline_s": self.deadline,
-            "retry": self.retry.model_dump(exclude_defaults=True),
+            "retry": {} if self.retry is NO_RETRY else self.retry.model_dump(exclude_defaults=True),
             "max_lost": 0 if self.on_lost == "fail" else self.max_lost,
             "lost_grace_s": self.lost_grace,
             "grace_s": self.grace,

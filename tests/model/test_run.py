@@ -36,9 +36,9 @@ def test_no_event_leads_out_of_a_final_state() -> None:
 
 
 def test_what_is_too_big_to_be_kept_with_a_run_is_refused_at_once() -> None:
-    check_sizes({"text": "x" * (1024 * 1024 - 12)}, {"A": "x" * (64 * 1024 - 3)})
+    check_sizes({"text": "x" * (1024 * 1024 - 11)}, {"A": "x" * (64 * 1024 - 3)})
     with pytest.raises(InvalidInput) as caught:
-        check_sizes({"text": "x" * (1024 * 1024 - 11)}, {"A": "x" * (64 * 1024 - 2)})
+        check_sizes({"text": "x" * (1024 * 1024 - 10)}, {"A": "x" * (64 * 1024 - 2)})
     assert [(fault.pointer, fault.detail.partition(",")[0]) for fault in caught.value.faults] == [
         ("/params", "has 1"),
         ("/env", "has 65"),

@@ -79,7 +79,10 @@ def test_a_bad_run_is_refused_with_every_fault_at_once(api: httpx2.Client, body:
 @pytest.mark.parametrize(
     ("content", "kind", "status", "detail"),
     [
-        (b"{'type': 1}", "application/json", 400, "line 1, column 2"),
+        (b"{'type': 1}", "application/json", 400, "line 1 column 2"),
+        (b'{"type": "shell", "params": {"n": NaN}}', "application/json", 400, "line 1 column 35"),
+        (b'{"type": "half a character \\ud800"}', "application/json", 400, "hex escape"),
+        (b"[" * 100_000, "application/json", 400, "recursion"),
         (b"\xff", "application/json", 400, "UTF-8"),
         (b"{}", "text/plain", 415, "Content-Type: application/json"),
         (b"", "application/json", 400, "no JSON"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pydantic_core import from_json
 from quart import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
@@ -13,7 +13,16 @@ from ...model.instants import parse_duration
 from ...model.sameness import digest_of
 from ..auth import identity
 
-__all__ = ["check_query", "idempotency_of", "json_body", "limit_of", "number_of", "seconds_of", "trigger_of"]
+__all__ = [
+    "check_query",
+    "idempotency_of",
+    "json_body",
+    "limit_of",
+    "number_of",
+    "parse_json",
+    "seconds_of",
+    "trigger_of",
+]
 
 MAX_LIMIT = 1000
 MAX_WAIT_S = 300.0
@@ -27,12 +36,17 @@ async def json_body(*, optional: bool = False) -> Any:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
     try:
-        return json.loads(data)
-    except UnicodeDecodeError:
-        raise BadRequest("the body is not UTF-8: send JSON in UTF-8") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise BadRequest(f"the body is no JSON: {error.msg} ({where})") from None
+        return parse_json(data)
+    except ValueError as error:
+        raise BadRequest(f"the body is no JSON in UTF-8: {error}") from None
+
+
+def parse_json(data: str | bytes) -> Any:
+    """What JSON text in UTF-8 says. Stricter than Python's own reader, which takes NaN and halves of characters.
+
+    Raises: ValueError that says what was expected where.
+    """
+    return from_json(data, allow_inf_nan=False)
 
 
 async def idempotency_of() -> tuple[str, str] | None:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
+import trio
 from quart import Blueprint, request
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
-from ...errors import Fault, InvalidInput, QueueFull
+from ...errors import Fault, InvalidInput, QueueFull, TaskmanError
 from ...store.runs import Receipt
 from .. import actions
 from ..actions import Order
+from ..asgi import sole_error
 from ..auth import identity
-from ..services import services
-from .bodies import json_body, trigger_of
+from ..services import Services, services
+from .bodies import json_body, parse_json, trigger_of
 
 __all__ = ["blueprint"]
 
 MOST = 10_000
 _BATCH = 500
+_AT_ONCE = 3
 
 blueprint = Blueprint("bulk_api", __name__)
 
@@ -32,11 +35,12 @@ async def create_many() -> ResponseReturnValue:
     bodies = await _bodies()
     if len(bodies) > MOST:
         raise InvalidInput(f"at most {MOST:,} runs in a request: this one has {len(bodies):,}", "/runs")
-    by, trigger = identity().by, trigger_of()
-    items: list[dict[str, Any]] = []
-    for first in range(0, len(bodies), _BATCH):
-        items += await _create(bodies[first : first + _BATCH], by, trigger)
-    return {"items": items}
+    making = _Making(services(), identity().by, trigger_of())
+    try:
+        await making.create(bodies)
+    except* TaskmanError as errors:
+        raise sole_error(errors) from None
+    return {"items": making.items}
 
 
 async def _bodies() -> list[Any]:
@@ -53,21 +57,44 @@ async def _bodies() -> list[Any]:
 
 def _parse(number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError as error:
         raise BadRequest(f"line {number} is no JSON: {error}") from None
 
 
-async def _create(bodies: Sequence[Any], by: str, trigger: str) -> list[dict[str, Any]]:
-    checked: list[Order | list[Fault]] = []
-    for body in bodies:
+@dataclass
+class _Making:
+    """The runs of one request on their way: while Redis takes a batch, the next one is checked."""
+
+    services: Services
+    by: str
+    trigger: str
+    items: list[dict[str, Any]] = field(default_factory=list)
+
+    async def create(self, bodies: Sequence[Any]) -> None:
+        """Create what is right in `bodies`. Cancellation: what has been handed over is created all the same."""
+        room = trio.CapacityLimiter(_AT_ONCE)
+        async with trio.open_nursery() as nursery:
+            for first in range(0, len(bodies), _BATCH):
+                checked = [await self._check(body) for body in bodies[first : first + _BATCH]]
+                self.items += [_refused(one) if isinstance(one, list) else {} for one in checked]
+                await room.acquire_on_behalf_of(first)
+                nursery.start_soon(self._submit, checked, first, room)
+                await trio.lowlevel.checkpoint()
+
+    async def _check(self, body: Any) -> Order | list[Fault]:
         try:
-            checked.append(await actions.order_of(services(), body, by=by, trigger=trigger))
+            return await actions.order_of(self.services, body, by=self.by, trigger=self.trigger)
         except InvalidInput as error:
-            checked.append(error.faults)
-    submissions = [one.submission(services().queue_limit) for one in checked if isinstance(one, Order)]
-    receipts = iter(await services().store.runs.submit(submissions, by=by) if submissions else [])
-    return [_item(next(receipts)) if isinstance(one, Order) else _refused(one) for one in checked]
+            return error.faults
+
+    async def _submit(self, checked: Sequence[Order | list[Fault]], first: int, room: trio.CapacityLimiter) -> None:
+        orders = [(number, one) for number, one in enumerate(checked, first) if isinstance(one, Order)]
+        submissions = [order.submission(self.services.queue_limit) for _, order in orders]
+        receipts = await self.services.store.runs.submit(submissions, by=self.by) if submissions else []
+        for (number, _), receipt in zip(orders, receipts, strict=True):
+            self.items[number] = _item(receipt)
+        room.release_on_behalf_of(first)
 
 
 def _item(receipt: Receipt) -> dict[str, Any]:
