@@ -68,22 +68,18 @@ class Scheduler:
                 self._earlier.set()
 
     async def _fire_due(self, now_ms: int) -> None:
+        """Commit what is due; that another server was first is the ordinary case with several."""
         due = await self._store.tasks.due(now_ms, _BATCH)
         tasks = {task.name: task for task in await self._store.tasks.get_many(sorted({one.task for one in due}))}
-        async with trio.open_nursery() as nursery:
-            for one in due:
-                nursery.start_soon(self._fire, one, tasks.get(one.task), now_ms)
-
-    async def _fire(self, due: Due, task: Task | None, now_ms: int) -> None:
-        """Commit one firing; that another server was first is the ordinary case with several."""
-        try:
-            if task is None or due.schedule >= len(task.definition.schedules):
-                await self._store.tasks.forget_due(due)
-                return
-            await self._store.tasks.fire(plan(due, task, now_ms))
-        except StoreError as error:
-            _log.warning("task %s: could not fire (%s); the next turn repeats it", due.task, error)
-            await trio.sleep(_RETRY_S)
+        plans: list[Fire] = []
+        for one in due:
+            task = tasks.get(one.task)
+            if task is None or one.schedule >= len(task.definition.schedules):
+                await self._store.tasks.forget_due(one)
+            else:
+                plans.append(plan(one, task, now_ms))
+        if plans:
+            await self._store.tasks.fire(plans)
 
 
 def plan(due: Due, task: Task, now_ms: int) -> Fire:

@@ -124,21 +124,19 @@ class Tasks:
         reply = await self._connection.execute(*command)
         return [_parse_due(reply[i], reply[i + 1]) for i in range(0, len(reply), 2)]
 
-    async def fire(self, fire: Fire, *, now_ms: int = 0) -> bool:
-        """Record the outcome of a due instant, create its run and move the schedule on.
+    async def fire(self, fires: Sequence[Fire], *, now_ms: int = 0) -> list[bool]:
+        """Record the outcomes of due instants, create their runs and move the schedules on.
 
-        False when another server was first, or the task has changed. Source: lua/fire.lua.
+        Shape: for each, False when another server was first, or the task has changed. Source: lua/fire.lua.
         """
-        spec, due = fire.spec, fire.due
-        missed = fire.missed_ms or ("", "")
-        reply = await self._script(
-            "fire",
-            *(due.task, due.schedule, fire.revision, due.due_ms, fire.next_ms or "", *missed),
-            *(fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.script_options),
-            *(fire.overlap or "", spec.to_document()),
-            now_ms=now_ms,
-        )
-        return bool(reply)
+        arguments: list[Any] = []
+        for fire in fires:
+            spec, due = fire.spec, fire.due
+            missed = fire.missed_ms or ("", "")
+            arguments += [due.task, due.schedule, fire.revision, due.due_ms, fire.next_ms or "", *missed]
+            arguments += [fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.script_options]
+            arguments += [fire.overlap or "", spec.to_document()]
+        return [bool(fired) for fired in await self._script("fire", *arguments, now_ms=now_ms)]
 
     async def forget_due(self, due: Due) -> None:
         """Drop an entry of the schedule index whose task is gone."""

@@ -234,6 +234,10 @@ def delete_task(twin: Twin, pick: Pick) -> None:
 
 
 def fire(twin: Twin, pick: Pick) -> None:
+    twin.fire([a_fire(twin, pick) for _ in range(pick((1, 1, 2, 3)))])
+
+
+def a_fire(twin: Twin, pick: Pick) -> Fire:
     firing = [name for name, task in twin.tasks.tasks.items() if task.cursors]
     name = pick(TASKS if not firing or rarely(pick) else firing)
     task = twin.tasks.tasks.get(name)
@@ -241,17 +245,15 @@ def fire(twin: Twin, pick: Pick) -> None:
     if rarely(pick):
         due -= EVERY_MS
     late = pick((0, 0, 0, 2 * EVERY_MS))
-    twin.fire(
-        Fire(
-            due=Due(name, int(schedule), due),
-            revision=(task.revision if task else 1) - rarely(pick),
-            next_ms=pick((due + late + EVERY_MS, due + late + EVERY_MS, None)),
-            fire_time_ms=due + late,
-            run_id=scheduled_run_id(0, name, schedule, due + late),
-            spec=a_spec(pick, name),
-            overlap=pick(("skip", "replace", None)),
-            missed_ms=(due, due + late - EVERY_MS) if late else None,
-        )
+    return Fire(
+        due=Due(name, int(schedule), due),
+        revision=(task.revision if task else 1) - rarely(pick),
+        next_ms=pick((due + late + EVERY_MS, due + late + EVERY_MS, None)),
+        fire_time_ms=due + late,
+        run_id=scheduled_run_id(0, name, schedule, due + late),
+        spec=a_spec(pick, name),
+        overlap=pick(("skip", "replace", None)),
+        missed_ms=(due, due + late - EVERY_MS) if late else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.oracle import Oracle
@@ -52,20 +53,23 @@ class TaskOracle:
             self.runs.lines.append(f"task {name} deleted")
             return 1
 
-    def fire(self, fire: Fire, now: int) -> bool:
+    def fire(self, fires: Sequence[Fire], now: int) -> list[bool]:
         with self.runs.call(now):
-            task, schedule = self.tasks.get(fire.due.task), str(fire.due.schedule)
-            if task is None or (task.revision, task.enabled) != (fire.revision, 1):
-                return False
-            if task.cursors.get(schedule) != fire.due.due_ms:
-                return False
-            self._move_on(task, schedule, fire)
-            run = self.runs.runs.get(fire.run_id) or self.runs.create(
-                fire.run_id, fire.spec, fire.fire_time_ms, fire.overlap, "scheduler"
-            )
-            outcome = "skipped" if run.state is State.SKIPPED else "fired"
-            task.ledger[f"{fire.fire_time_ms} {outcome} {schedule} {fire.run_id}"] = fire.fire_time_ms
-            return True
+            return [self._fire(fire) for fire in fires]
+
+    def _fire(self, fire: Fire) -> bool:
+        task, schedule = self.tasks.get(fire.due.task), str(fire.due.schedule)
+        if task is None or (task.revision, task.enabled) != (fire.revision, 1):
+            return False
+        if task.cursors.get(schedule) != fire.due.due_ms:
+            return False
+        self._move_on(task, schedule, fire)
+        run = self.runs.runs.get(fire.run_id) or self.runs.create(
+            fire.run_id, fire.spec, fire.fire_time_ms, fire.overlap, "scheduler"
+        )
+        outcome = "skipped" if run.state is State.SKIPPED else "fired"
+        task.ledger[f"{fire.fire_time_ms} {outcome} {schedule} {fire.run_id}"] = fire.fire_time_ms
+        return True
 
     def _move_on(self, task: OracleTask, schedule: str, fire: Fire) -> None:
         if fire.missed_ms:

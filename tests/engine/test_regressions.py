@@ -164,7 +164,7 @@ async def fire(store: Store, name: str, due_ms: int, revision: int, overlap: str
         spec=wanted,
         overlap=overlap,
     )
-    assert await store.tasks.fire(planned, now_ms=due_ms)
+    assert await store.tasks.fire([planned], now_ms=due_ms) == [True]
     return await store.runs.get(run_id)
 
 

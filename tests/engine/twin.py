@@ -173,9 +173,9 @@ class Twin:
         got = self._script("delete_task", name)
         self._agree("delete_task", (name,), got, self.tasks.delete_task(name, self.now))
 
-    def fire(self, fire: Fire) -> None:
-        got = run_now(self._tasks.fire(fire, now_ms=self.now))
-        self._agree("fire", (fire,), got, self.tasks.fire(fire, self.now))
+    def fire(self, fires: Sequence[Fire]) -> None:
+        got = run_now(self._tasks.fire(fires, now_ms=self.now))
+        self._agree("fire", (fires,), got, self.tasks.fire(fires, self.now))
 
     # What is no script.
 

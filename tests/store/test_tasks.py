@@ -22,7 +22,7 @@ def definition(**changes: Any) -> TaskDefinition:
 
 
 async def fire(store: Store, due: Due, now_ms: int) -> bool:
-    return await store.tasks.fire(plan(due, await store.tasks.get(due.task), now_ms), now_ms=now_ms)
+    return (await store.tasks.fire([plan(due, await store.tasks.get(due.task), now_ms)], now_ms=now_ms))[0]
 
 
 async def test_a_saved_task_reads_back_the_same(store: Store) -> None:
@@ -62,7 +62,7 @@ async def test_an_edited_task_does_not_fire_its_old_schedule(store: Store) -> No
     due = Due("tick", 0, saved.next_ms or 0)
     old = plan(due, saved, due.due_ms)
     await store.tasks.save(definition(priority=1), NOW)
-    assert await store.tasks.fire(old) is False
+    assert await store.tasks.fire([old]) == [False]
 
 
 async def test_what_nobody_was_there_for_is_recorded_as_missed_and_the_last_one_fires(store: Store) -> None:

@@ -1,37 +1,48 @@
--- fire: records the outcome of a due instant of a schedule, creates its run, and moves the schedule on.
+-- fire: records the outcomes of due instants of schedules, creates their runs, and moves the schedules on. A batch.
 -- KEYS[1] shard prefix
--- ARGV[1] now, epoch ms   ARGV[2] task   ARGV[3] schedule   ARGV[4] revision of the task
--- ARGV[5] due instant the caller saw, epoch ms   ARGV[6] next due instant, epoch ms, '' none
--- ARGV[7] first missed instant, epoch ms, '' none   ARGV[8] last missed instant
--- ARGV[9] fire time, epoch ms   ARGV[10] run id   ARGV[11] signature   ARGV[12] priority   ARGV[13] options for the
--- scripts (see prelude)   ARGV[14] overlap: skip, replace or ''   ARGV[15] spec (opaque)
--- Reply: 1 fired, 0 when another server was first or the task has changed
+-- ARGV[1] now, epoch ms
+-- then 14 for each: task, schedule, revision of the task,
+--   due instant the caller saw (epoch ms), next due instant (epoch ms, '' none),
+--   first missed instant (epoch ms, '' none), last missed instant,
+--   fire time (epoch ms), run id, signature, priority, options for the scripts (see prelude),
+--   overlap (skip, replace or ''), spec (opaque)
+-- Reply: for each 1 fired, 0 when another server was first or the task has changed
 -- Safe to repeat and to run on many servers at once: the cursor and the revision are compared first.
-local task, schedule = ARGV[2], ARGV[3]
-local key = P .. 'task:' .. task
-local f = call('HMGET', key, 'revision', 'enabled', 'cursor:' .. schedule)
-if f[1] ~= ARGV[4] or f[2] ~= '1' or f[3] ~= ARGV[5] then return 0 end
-local member, ledger = task .. ' ' .. schedule, key .. ':ledger'
-if ARGV[7] ~= '' then
-  call('ZADD', ledger, ARGV[8], ARGV[8] .. ' missed ' .. schedule .. ' ' .. ARGV[7])
+local function move_on(key, member, schedule, upcoming)
+  if upcoming == '' then
+    call('ZREM', P .. 'schedules', member)
+    call('HDEL', key, 'cursor:' .. schedule)
+  else
+    call('ZADD', P .. 'schedules', upcoming, member)
+    call('HSET', key, 'cursor:' .. schedule, upcoming)
+  end
 end
-local id = ARGV[10]
-if ARGV[6] == '' then
-  call('ZREM', P .. 'schedules', member)
-  call('HDEL', key, 'cursor:' .. schedule)
-else
-  call('ZADD', P .. 'schedules', ARGV[6], member)
-  call('HSET', key, 'cursor:' .. schedule, ARGV[6])
+
+local function state_of_run(task, id, fire_time, sig, priority, opt, overlap, spec)
+  local state = call('HGET', P .. 'run:' .. id, 'state')
+  if state then return state end
+  local run = {id = id, state = false, attempt = '0', worker = '', sig = sig, priority = priority, task = task,
+    history = '', opt = opt}
+  create(run, tonumber(fire_time), spec, overlap ~= '' and overlap or nil, 'scheduler')
+  return run.state
 end
-local state = call('HGET', P .. 'run:' .. id, 'state')
-if not state then
-  local run = {id = id, state = false, attempt = '0', worker = '', sig = ARGV[11], priority = ARGV[12], task = task,
-    history = '', opt = ARGV[13]}
-  create(run, tonumber(ARGV[9]), ARGV[15], ARGV[14] ~= '' and ARGV[14] or nil, 'scheduler')
-  state = run.state
+
+local function fire(task, schedule, revision, due, upcoming, missed, last_missed, fire_time, id, ...)
+  local key = P .. 'task:' .. task
+  local f = call('HMGET', key, 'revision', 'enabled', 'cursor:' .. schedule)
+  if f[1] ~= revision or f[2] ~= '1' or f[3] ~= due then return 0 end
+  local ledger = key .. ':ledger'
+  if missed ~= '' then
+    call('ZADD', ledger, last_missed, last_missed .. ' missed ' .. schedule .. ' ' .. missed)
+  end
+  move_on(key, task .. ' ' .. schedule, schedule, upcoming)
+  local outcome = state_of_run(task, id, fire_time, ...) == 'skipped' and 'skipped' or 'fired'
+  call('ZADD', ledger, fire_time, fire_time .. ' ' .. outcome .. ' ' .. schedule .. ' ' .. id)
+  call('ZREMRANGEBYRANK', ledger, 0, -1001)
+  return 1
 end
-local outcome = state == 'skipped' and 'skipped' or 'fired'
-call('ZADD', ledger, ARGV[9], ARGV[9] .. ' ' .. outcome .. ' ' .. schedule .. ' ' .. id)
-call('ZREMRANGEBYRANK', ledger, 0, -1001)
+
+local reply = {}
+for i = 2, #ARGV, 14 do reply[#reply + 1] = fire(unpack(ARGV, i, i + 13)) end
 flush()
-return 1
+return reply
