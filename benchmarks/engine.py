@@ -39,9 +39,9 @@ from taskman.store.embedded import EmbeddedRedis
 from taskman.store.runs import Submission
 from taskman.store.store import Store
 from taskman.tasktypes import TaskContext, TaskType
+from taskman.web.access import Access
 from taskman.web.app import create_app
 from taskman.web.asgi import App
-from taskman.web.auth import digest
 from taskman.web.drain import Drain
 from taskman.web.listening import bound_urls, open_sockets
 from taskman.web.services import Services
@@ -102,7 +102,7 @@ async def server():  # type: ignore[no-untyped-def]
         await nursery.start(worker.run)
         await nursery.start(Scheduler(store).run)
         nursery.start_soon(watch, store)
-        services = Services(store, registry, drain, "UTC", {digest(TOKEN): "bench"}, b"key")
+        services = Services(store, registry, drain, "UTC", Access(store, {TOKEN: "bench"}), b"key")
         sockets = open_sockets([Address("127.0.0.1", 0)])
         await nursery.start(partial(serve, cast(App, create_app(services)), sockets, drain))
         settle_garbage_collector()

@@ -112,9 +112,13 @@ class Unauthenticated(TaskmanError):
 
 
 class Forbidden(TaskmanError):
-    """This token or session may not do that."""
+    """This token or session may not do that; `scope` is the one that it would need, if that is the reason."""
 
     code = "forbidden"
+
+    def __init__(self, message: str | None = None, *, scope: str | None = None) -> None:
+        self.scope = scope
+        super().__init__(message)
 
 
 class StoreError(TaskmanError):

@@ -30,9 +30,9 @@ from .runtime.watchdog import watch
 from .runtime.worker import Worker
 from .store.embedded import EmbeddedRedis
 from .store.store import Store
+from .web.access import Access
 from .web.app import create_app
 from .web.asgi import App
-from .web.auth import digest
 from .web.drain import Drain
 from .web.guard import Guard, allowed_hosts
 from .web.listening import bound_urls, open_sockets
@@ -80,6 +80,7 @@ class _Parts:
     drain: Drain
     sockets: list[socket.socket]
     worker_id: str
+    access: Access
 
 
 async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: bool) -> None:
@@ -97,7 +98,8 @@ async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: boo
                 base.start_soon(redis.watch)
             store = Store(redis.url if redis else config.redis_url, log_limit=config.log_limit)
             await base.start(store.run)
-            parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id)
+            access = Access(store, credentials.bootstrap_tokens(config, directory))
+            parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id, access)
             await _run_services(parts, open_browser=open_browser, greet=greet)
             base.cancel_scope.cancel()
 
@@ -107,6 +109,7 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
     async with trio.open_nursery() as services:
         worker = await _start_worker(parts, services)
         await services.start(Scheduler(parts.store).run)
+        await services.start(parts.access.run)
         services.start_soon(watch, parts.store)
         services.start_soon(compact_logs, parts.store)
         services.start_soon(retain, parts.store, _keep(parts.config))
@@ -152,13 +155,12 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
 
 def _application(parts: _Parts) -> Guard:
     config = parts.config
-    tokens = credentials.bootstrap_tokens(config, parts.directory)
     services = Services(
         store=parts.store,
         registry=parts.registry,
         drain=parts.drain,
         timezone=_timezone(config),
-        tokens={digest(token): name for token, name in tokens.items()},
+        access=parts.access,
         secret_key=credentials.secret_key(config, parts.directory),
         queue_limit=config.queue_limit or 0,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "parse_event"]
+__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "TokenEvent", "parse_event"]
 
 
 class RunEvent(NamedTuple):
@@ -43,7 +43,15 @@ class QueueEvent:
     change: str
 
 
-Event = RunEvent | TaskEvent | DueEvent | QueueEvent
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """A token was revoked."""
+
+    id: str
+    change: str
+
+
+Event = RunEvent | TaskEvent | DueEvent | QueueEvent | TokenEvent
 
 
 def parse_event(line: str) -> Event | None:
@@ -56,6 +64,8 @@ def parse_event(line: str) -> Event | None:
         return TaskEvent(*rest)
     if kind == "queue" and len(rest) == 2:
         return QueueEvent(*rest)
+    if kind == "token" and len(rest) == 2:
+        return TokenEvent(*rest)
     if kind == "due" and len(rest) == 1:
         return DueEvent(int(rest[0]))
     return None

@@ -36,7 +36,9 @@ PATTERNS: dict[str, str] = {
     "unfinished": "hash: how many runs of each task are not final",
     "task:<name>:ledger": "zset: outcome of each due instant, by that instant",
     "events": "stream, about 10,000 entries: lines of events; also the channel that carries them",
-    "session:<digest>": "string with expiry: who is signed in",
+    "session:<digest>": "string with expiry: who is signed in, with which scope, by which token",
+    "tokens": "hash: each API token by its id: digest, name, scope, who made it and when, when it expires",
+    "token-uses": "hash: when each token was last used, epoch ms, to the minute",
     "link:<digest>": "string with expiry: a sign-in link that works once",
     "meta": "hash: version of this layout, number of shards",
 }
@@ -83,6 +85,14 @@ class Keys:
     @property
     def workers(self) -> str:
         return self.prefix + "workers"
+
+    @property
+    def tokens(self) -> str:
+        return self.prefix + "tokens"
+
+    @property
+    def token_uses(self) -> str:
+        return self.prefix + "token-uses"
 
     @property
     def paused(self) -> str:

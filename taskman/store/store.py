@@ -18,6 +18,7 @@ from .retention import Retention
 from .runs import Runs
 from .sessions import Sessions
 from .tasks import Tasks
+from .tokens import Tokens
 from .workers import Workers
 
 __all__ = ["Store"]
@@ -34,6 +35,7 @@ class Store:
         self.connection, self.pubsub = Connection(url), PubSub(url)
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
         self.logs, self.sessions = Logs(self.connection, keys, log_limit), Sessions(self.connection, keys)
+        self.tokens = Tokens(self.connection, keys)
         self.retention = Retention(self.connection, keys)
         self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from quart import g, redirect, request, url_for
 from quart.typing import ResponseReturnValue
 
 from ..errors import Forbidden, Unauthenticated
-from .services import services
+from ..model.token import Scope
+from .access import Identity
+from .scopes import scope_of
+from .services import Services, services
 
-__all__ = ["COOKIE", "Identity", "digest", "form_token", "identity", "require_api", "require_page"]
+__all__ = ["COOKIE", "Identity", "authenticate", "form_token", "identity", "require_api", "require_page"]
 
 COOKIE = "taskman_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is asking: `by` is what history says; `session` is the browser's secret, if it is one."""
+async def authenticate(services: Services, token: str) -> Identity | None:
+    """Whom a bearer token stands for; None when it is unknown, revoked or expired. Needs no request of Quart.
 
-    by: str
-    session: str | None = None
-
-
-def digest(token: str) -> bytes:
-    """What is kept and compared in place of a token."""
-    return hashlib.sha256(token.encode()).digest()
+    Raises: StoreUnavailable when that cannot be told now, which is no reason to turn anybody away for good.
+    """
+    return await services.access.identify(token)
 
 
 def identity() -> Identity:
@@ -43,9 +40,11 @@ async def require_api() -> None:
     """Let a request into the API. Raises Unauthenticated, Forbidden."""
     header = request.headers.get("Authorization", "")
     if header:
-        g.identity = _by_token(header)
+        g.identity = await _by_token(header)
+        _require_scope()
         return
     g.identity = await _by_session()
+    _require_scope()
     if request.method not in _SAFE:
         _refuse_foreign_pages()
         if request.mimetype in _FORM_TYPES:
@@ -59,6 +58,7 @@ async def require_page() -> ResponseReturnValue | None:
     except Unauthenticated:
         wanted = request.full_path.rstrip("?") if request.method in _SAFE else None
         return redirect(url_for("login.show", next=wanted), 303)
+    _require_scope()
     if request.method not in _SAFE:
         _refuse_foreign_pages()
         sent = (await request.form).get("form_token", "")
@@ -67,23 +67,32 @@ async def require_page() -> ResponseReturnValue | None:
     return None
 
 
-def _by_token(header: str) -> Identity:
+async def _by_token(header: str) -> Identity:
     kind, _, token = header.partition(" ")
     if kind.lower() != "bearer" or not token:
         raise Unauthenticated("the Authorization header must read: Bearer TOKEN")
-    offered = digest(token.strip())
-    for known, name in services().tokens.items():
-        if hmac.compare_digest(known, offered):
-            return Identity(f"token:{name}")
-    raise Unauthenticated("this token is not known here: check TASKMAN_TOKEN")
+    found = await authenticate(services(), token.strip())
+    if found is None:
+        raise Unauthenticated("this token is not valid here, or not any more: check TASKMAN_TOKEN")
+    return found
 
 
 async def _by_session() -> Identity:
     secret = request.cookies.get(COOKIE, "")
-    user = await services().store.sessions.user(secret) if secret else None
-    if user is None:
+    session = await services().store.sessions.find(secret) if secret else None
+    found = await services().access.resume(session, secret) if session else None
+    if found is None:
         raise Unauthenticated
-    return Identity(f"user:{user}", secret)
+    return found
+
+
+def _require_scope() -> None:
+    """Refuse who may not do this, by the one table of what needs which scope."""
+    rule = request.url_rule
+    needed = scope_of(request.method, rule.rule) if rule is not None else Scope.READ
+    if needed is not None and not identity().may(needed):
+        kind, _, name = identity().by.partition(":")
+        raise Forbidden(f"this needs the scope '{needed}': {kind} '{name}' has '{identity().scope}'", scope=needed)
 
 
 def _refuse_foreign_pages() -> None:

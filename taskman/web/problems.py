@@ -43,8 +43,8 @@ def status_of(error: TaskmanError) -> HTTPStatus:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
-def problem(status: int, code: str, detail: str, faults: Sequence[Fault] = ()) -> Response:
-    """A problem document."""
+def problem(status: int, code: str, detail: str, faults: Sequence[Fault] = (), *, scope: str | None = None) -> Response:
+    """A problem document; `scope` is the one that the request would have needed."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -55,11 +55,15 @@ def problem(status: int, code: str, detail: str, faults: Sequence[Fault] = ()) -
     }
     if faults:
         body["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+    if scope:
+        body["scope"] = scope
     response = Response(json.dumps(body, ensure_ascii=False), status=status, content_type="application/problem+json")
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         response.headers["Retry-After"] = "2"
     if status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="taskman"'
+    elif scope:
+        response.headers["WWW-Authenticate"] = f'Bearer realm="taskman", error="insufficient_scope", scope="{scope}"'
     return response
 
 
@@ -67,7 +71,7 @@ def problem_of(error: Exception) -> Response:
     """The problem document of an exception; what nobody expected is logged and told as a plain 500."""
     if isinstance(error, TaskmanError):
         faults = error.faults if isinstance(error, InvalidInput) else ()
-        return problem(status_of(error), error.code, str(error), faults)
+        return problem(status_of(error), error.code, str(error), faults, scope=getattr(error, "scope", None))
     if isinstance(error, HTTPException):
         status = error.code or 500
         code = HTTPStatus(status).name.lower()

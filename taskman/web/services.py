@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,6 +9,7 @@ from quart import current_app
 
 from ..plugins import PluginRegistry
 from ..store.store import Store
+from .access import Access
 from .drain import Drain
 
 __all__ = ["Services", "services"]
@@ -17,13 +17,13 @@ __all__ = ["Services", "services"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`tokens`: SHA-256 of each bootstrap token to its name; `secret_key` signs forms; `queue_limit` 0 is none."""
+    """`access` knows who is asking; `secret_key` signs forms; `queue_limit` 0 is none."""
 
     store: Store
     registry: PluginRegistry
     drain: Drain
     timezone: str
-    tokens: Mapping[bytes, str]
+    access: Access
     secret_key: bytes
     queue_limit: int = 0
 

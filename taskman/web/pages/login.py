@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
 import re
 
 from quart import Blueprint, Response, redirect, render_template, request
 from quart.typing import ResponseReturnValue
 
-from ..auth import COOKIE, digest
+from ...model.token import Scope
+from ...store.sessions import Session
+from ..auth import COOKIE, Identity, authenticate
 from ..services import services
 
 __all__ = ["blueprint", "local_path"]
@@ -22,19 +23,26 @@ async def show() -> ResponseReturnValue:
     if secret := request.args.get("link"):
         user = await services().store.sessions.redeem_link(secret)
         if user is not None:
-            return await _signed_in(user)
+            return await _signed_in(Session(user, Scope.ADMIN))
         return await _form("This sign-in link has been used or is too old. Use a token, or restart the server."), 403
     return await _form()
 
 
 @blueprint.post("/login")
 async def sign_in() -> ResponseReturnValue:
-    """Sign in with a token."""
-    offered = digest((await request.form).get("token", "").strip())
-    for known, name in services().tokens.items():
-        if hmac.compare_digest(known, offered):
-            return await _signed_in(name)
-    return await _form("This token is not known here. Check it for missing characters."), 403
+    """Sign in with a token, to do what it may do for as long as it is valid."""
+    token = (await request.form).get("token", "").strip()
+    found = await authenticate(services(), token)
+    if found is None:
+        return await _form("This token is not valid here. Check it for missing characters."), 403
+    if not found.may(Scope.READ):
+        return await _form("This token is for workers: it opens no pages. Use one with another scope."), 403
+    return await _signed_in(Session(found.by.partition(":")[2], found.scope, _bound_to(found)))
+
+
+def _bound_to(identity: Identity) -> str | None:
+    """The token that the session ends with. Each server has its own for its machine, so that one binds nothing."""
+    return None if identity.by == "token:local" else identity.id
 
 
 @blueprint.post("/logout")
@@ -50,10 +58,10 @@ async def _form(fault: str | None = None) -> str:
     return await render_template("login/show.html", fault=fault, next=_next())
 
 
-async def _signed_in(user: str) -> ResponseReturnValue:
+async def _signed_in(session: Session) -> ResponseReturnValue:
     response = redirect(_next(), 303)
     assert isinstance(response, Response)
-    secret = await services().store.sessions.open(user)
+    secret = await services().store.sessions.open(session)
     response.set_cookie(COOKIE, secret, max_age=30 * 86_400, httponly=True, samesite="Lax", secure=request.is_secure)
     return response
 
