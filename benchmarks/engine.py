@@ -43,6 +43,8 @@ from taskman.web.access import Access
 from taskman.web.app import create_app
 from taskman.web.asgi import App
 from taskman.web.drain import Drain
+from taskman.web.express import Express
+from taskman.web.guard import Guard, allowed_hosts
 from taskman.web.listening import bound_urls, open_sockets
 from taskman.web.services import Services
 from taskman.web.serving import serve, settle_garbage_collector
@@ -103,8 +105,11 @@ async def server():  # type: ignore[no-untyped-def]
         await nursery.start(Scheduler(store).run)
         nursery.start_soon(watch, store)
         services = Services(store, registry, drain, "UTC", Access(store, {TOKEN: "bench"}), b"key")
-        sockets = open_sockets([Address("127.0.0.1", 0)])
-        await nursery.start(partial(serve, cast(App, create_app(services)), sockets, drain))
+        addresses = [Address("127.0.0.1", 0)]
+        application = Express(cast(App, create_app(services)), services)
+        guarded = Guard(application, hosts=allowed_hosts(addresses), drain=drain)
+        sockets = open_sockets(addresses)
+        await nursery.start(partial(serve, guarded, sockets, drain))
         settle_garbage_collector()
         yield Bench(store, bound_urls(sockets)[0])
         drain.start()

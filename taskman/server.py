@@ -34,6 +34,7 @@ from .web.access import Access
 from .web.app import create_app
 from .web.asgi import App
 from .web.drain import Drain
+from .web.express import Express
 from .web.guard import Guard, allowed_hosts
 from .web.listening import bound_urls, open_sockets
 from .web.services import Services
@@ -165,7 +166,7 @@ def _application(parts: _Parts) -> Guard:
         queue_limit=config.queue_limit or 0,
     )
     rules = allowed_hosts(parse_bind(config.bind), config.allowed_hosts)
-    return Guard(cast(App, create_app(services)), hosts=rules, drain=parts.drain)
+    return Guard(Express(cast(App, create_app(services)), services), hosts=rules, drain=parts.drain)
 
 
 def _timezone(config: Config) -> str:

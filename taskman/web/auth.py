@@ -15,7 +15,17 @@ from .access import Identity
 from .scopes import scope_of
 from .services import Services, services
 
-__all__ = ["COOKIE", "Identity", "authenticate", "form_token", "identity", "require_api", "require_page"]
+__all__ = [
+    "COOKIE",
+    "Identity",
+    "authenticate",
+    "by_token",
+    "check_scope",
+    "form_token",
+    "identity",
+    "require_api",
+    "require_page",
+]
 
 COOKIE = "taskman_session"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -40,7 +50,7 @@ async def require_api() -> None:
     """Let a request into the API. Raises Unauthenticated, Forbidden."""
     header = request.headers.get("Authorization", "")
     if header:
-        g.identity = await _by_token(header)
+        g.identity = await by_token(services(), header)
         _require_scope()
         return
     g.identity = await _by_session()
@@ -67,11 +77,12 @@ async def require_page() -> ResponseReturnValue | None:
     return None
 
 
-async def _by_token(header: str) -> Identity:
+async def by_token(services: Services, header: str) -> Identity:
+    """Whom an Authorization header names. Needs no request of Quart. Raises Unauthenticated, StoreUnavailable."""
     kind, _, token = header.partition(" ")
     if kind.lower() != "bearer" or not token:
         raise Unauthenticated("the Authorization header must read: Bearer TOKEN")
-    found = await authenticate(services(), token.strip())
+    found = await authenticate(services, token.strip())
     if found is None:
         raise Unauthenticated("this token is not valid here, or not any more: check TASKMAN_TOKEN")
     return found
@@ -90,9 +101,14 @@ def _require_scope() -> None:
     """Refuse who may not do this, by the one table of what needs which scope."""
     rule = request.url_rule
     needed = scope_of(request.method, rule.rule) if rule is not None else Scope.READ
-    if needed is not None and not identity().may(needed):
-        kind, _, name = identity().by.partition(":")
-        raise Forbidden(f"this needs the scope '{needed}': {kind} '{name}' has '{identity().scope}'", scope=needed)
+    check_scope(identity(), needed)
+
+
+def check_scope(who: Identity, needed: Scope | None) -> None:
+    """Refuse whoever may not do what needs that scope. Raises Forbidden."""
+    if needed is not None and not who.may(needed):
+        kind, _, name = who.by.partition(":")
+        raise Forbidden(f"this needs the scope '{needed}': {kind} '{name}' has '{who.scope}'", scope=needed)
 
 
 def _refuse_foreign_pages() -> None:

@@ -15,13 +15,16 @@ from ..auth import identity
 
 __all__ = [
     "check_query",
+    "digests_of",
     "idempotency_of",
     "json_body",
     "limit_of",
     "number_of",
     "parse_json",
     "seconds_of",
+    "trigger_by",
     "trigger_of",
+    "whole_json",
 ]
 
 MAX_LIMIT = 1000
@@ -35,6 +38,11 @@ async def json_body(*, optional: bool = False) -> Any:
         return {}
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    return whole_json(data)
+
+
+def whole_json(data: str | bytes) -> Any:
+    """What a body says. Raises BadRequest (400) that tells what was expected where."""
     try:
         return parse_json(data)
     except ValueError as error:
@@ -52,11 +60,14 @@ def parse_json(data: str | bytes) -> Any:
 async def idempotency_of() -> tuple[str, str] | None:
     """Digests of the Idempotency-Key (of this caller and address) and of the body, where there is a key."""
     key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
+    return None if key is None else digests_of(key, identity().by, request.path, await request.get_data())
+
+
+def digests_of(key: str, by: str, path: str, body: str | bytes) -> tuple[str, str]:
+    """The digests by which a request is known again, and what it asked for. Raises InvalidInput."""
     if not 1 <= len(key) <= 255:
         raise InvalidInput("an Idempotency-Key has 1 to 255 characters", "")
-    return digest_of(identity().by, request.path, key), digest_of(await request.get_data())
+    return digest_of(by, path, key), digest_of(body)
 
 
 def check_query(*known: str) -> None:
@@ -97,4 +108,9 @@ def seconds_of(name: str, default: float = 0.0) -> float:
 
 def trigger_of() -> str:
     """Whether the command line or another program asks."""
-    return "cli" if request.headers.get("User-Agent", "").startswith("taskman-cli") else "api"
+    return trigger_by(request.headers.get("User-Agent", ""))
+
+
+def trigger_by(user_agent: str) -> str:
+    """Whether a program that calls itself so is the command line or another one."""
+    return "cli" if user_agent.startswith("taskman-cli") else "api"

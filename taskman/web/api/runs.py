@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import trio
-from quart import Blueprint, Response, make_response, request, url_for
+from quart import Blueprint, Response, make_response, request
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import NotAcceptable
 
@@ -39,9 +40,9 @@ async def create() -> ResponseReturnValue:
     return created(*made)
 
 
-def created(run: Run, is_new: bool) -> ResponseReturnValue:
+def created(run: Run, is_new: bool) -> tuple[dict[str, Any], int, dict[str, str]]:
     """The answer to a request that has made a run, or whose run had been made before."""
-    headers = {"Location": url_for("api.runs_api.show", run_id=run.id)}
+    headers = {"Location": f"/api/v1/runs/{run.id}"}
     if not is_new:
         headers["Idempotent-Replayed"] = "true"
     return run.to_json(detail=True), 201 if is_new else 200, headers
