@@ -13,6 +13,7 @@ TaskmanError
 │   └── StoreUnsuitable      Redis was reached, but is not fit to keep runs in
 ├── PluginError              a plugin broke its contract
 ├── ShimLost                 what holds a process tree died before the tree did
+├── LeaseEnded               the lease of a run came to its end, and so did its processes
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
 │   └── RequestRefused       the server answered with a problem document
@@ -34,6 +35,7 @@ __all__ = [
     "Fault",
     "Forbidden",
     "InvalidInput",
+    "LeaseEnded",
     "NotFound",
     "PluginError",
     "QueueFull",
@@ -149,6 +151,12 @@ class ShimLost(TaskmanError):
     """The shim of a process tree was lost before the tree was gone; how the tree ended is not known."""
 
     code = "shim_lost"
+
+
+class LeaseEnded(TaskmanError):
+    """The lease of the run was not renewed in time: its processes were ended before another worker could start it."""
+
+    code = "lease_ended"
 
 
 class ClientError(TaskmanError):

@@ -13,13 +13,14 @@ from typing import Any
 
 import trio
 
-from ..errors import Fatal, InvalidInput, RetryAfter, ShimLost, StoreUnavailable
+from ..errors import Fatal, InvalidInput, LeaseEnded, RetryAfter, ShimLost, StoreUnavailable
 from ..model.instants import format_instant
 from ..model.run import RunSpec
 from ..plugins import PluginRegistry
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskContext, TaskFailed
+from .lease import Lease
 from .link import Link
 from .logsink import LogSink
 from .process import Processes, ProcessSpec
@@ -35,10 +36,12 @@ class RunningAttempt:
     """An attempt that this worker holds. `end` stops it early; `run` tells how it went."""
 
     def __init__(
-        self, assignment: Assignment, link: Link, registry: PluginRegistry, processes: Processes, nursery: trio.Nursery
-    ) -> None:
+        self, assignment: Assignment, lease: Lease, link: Link, registry: PluginRegistry,
+        processes: Processes, nursery: trio.Nursery,
+    ) -> None:  # fmt: skip
         """`nursery` is the worker's: there the log is delivered while the task works, once there is any."""
         self.run_id, self.number, self.spec = assignment.run_id, assignment.attempt, assignment.spec
+        self.lease = lease
         self._link, self._registry = link, registry
         self._nursery, self._is_over = nursery, False
         self._sink: LogSink | None = None
@@ -216,7 +219,11 @@ class _Context(TaskContext):
             user=user,
             grace_s=self._spec.grace_s if grace is None else grace,
         )
-        return await self._processes.execute(spec, self._attempt.output)
+        try:
+            return await self._processes.execute(spec, self._attempt.output, self._attempt.lease)
+        except LeaseEnded:
+            self._attempt.end("unrenewed")  # whatever the task type makes of the error
+            raise
 
 
 def _inherited() -> dict[str, str]:

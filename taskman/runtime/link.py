@@ -9,7 +9,15 @@ from typing import Protocol
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 
-__all__ = ["Cancel", "Link"]
+__all__ = ["Cancel", "Claim", "Link"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Runs that were claimed in one call. Their leases count from `began`, on the clock of `lease.now`."""
+
+    began: float
+    assignments: Sequence[Assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class Link(Protocol):
 
     worker: str
 
-    async def claim(self, limit: int) -> list[Assignment]:
+    async def claim(self, limit: int) -> Claim:
         """At least one run and at most `limit`; waits until there is one, also through an outage.
 
         Cancellation: what an unheard claim has claimed is found by its lease.

@@ -18,14 +18,14 @@ from ..store.events import Batch
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..store.store import Store
-from .link import Cancel
+from .lease import LEASE_S, MARGIN_S, now
+from .link import Cancel, Claim
 
 __all__ = ["LocalLink"]
 
-# So long after the last heartbeat a run is suspect; its own grace follows before it is lost.
-LEASE_MS = 20_000
+LEASE_MS = round(LEASE_S * 1000)
 # This process stood still when a reply is so old: what it assigns may be somebody else's, or will soon be.
-STALE_CLAIM_S = 15.0
+STALE_CLAIM_S = LEASE_S - MARGIN_S
 _RECHECK_S = 30.0
 _RETRY_S = 0.5
 _RECOVERY_S = 15.0
@@ -90,38 +90,38 @@ class LocalLink:
     def _serves(self, signature: str) -> bool:
         return serves_signature(self._node, signature)
 
-    async def claim(self, limit: int) -> list[Assignment]:
+    async def claim(self, limit: int) -> Claim:
         """See Link. Asks again at every wake-up, and now and then without one."""
         while True:
             self._ready = trio.Event()
             try:
-                claimed = await self._claim_now(limit)
+                claim = await self._claim_now(limit)
             except StoreError as error:
                 if not isinstance(error, StoreUnavailable):
                     _log.warning("the store refused a claim: %s", error)
                 await trio.sleep(_RETRY_S)
                 continue
-            if claimed:
-                return claimed
+            if claim.assignments:
+                return claim
             with trio.move_on_after(_RECHECK_S):
                 await self._ready.wait()
 
-    async def _claim_now(self, limit: int) -> list[Assignment]:
+    async def _claim_now(self, limit: int) -> Claim:
         """One call, shielded (the connection bounds it): a claim whose reply is dropped would wait for its lease."""
         if not self._signatures:
-            return []
+            return Claim(now(), [])
         if await self._has_forgotten():
             await self._recover()
         await self._give_back_unheard()
         claimed: list[Assignment] = []
-        began = trio.current_time()
+        began = now()
         with trio.CancelScope(shield=True):
             claimed = await self._store.runs.claim(self.worker, limit, self._signatures, lease_ms=LEASE_MS)
             self._claimed.update({one.run_id: one.attempt for one in claimed})
-        if claimed and trio.current_time() - began > STALE_CLAIM_S:
+        if claimed and now() - began > STALE_CLAIM_S:
             _log.warning("%d runs were claimed too long ago to start them", len(claimed))
-            return []
-        return claimed
+            return Claim(began, [])
+        return Claim(began, claimed)
 
     async def _has_forgotten(self) -> bool:
         """Whether Redis was restarted since this worker told it last what it holds."""

@@ -10,16 +10,14 @@ from ..errors import StoreError, StoreUnavailable
 from ..plugins import PluginRegistry
 from ..store.runs import Assignment, Outcome
 from .attempt import RunningAttempt
+from .lease import Lease, now
 from .link import Link
 from .process import Processes
 
 __all__ = ["Worker"]
 
 HEARTBEAT_S = 5.0
-# An attempt that could not be renewed is stopped so long before its run could be given to somebody else.
-MARGIN_S = 10.0
-KILL_MARGIN_S = 2.0
-LEASE_S = 20.0
+_CHECK_S = 1.0
 _RETRY_S = 0.5
 _BATCH = 500
 _log = logging.getLogger("taskman.worker")
@@ -53,6 +51,7 @@ class Worker:
         async with trio.open_nursery() as support:
             await support.start(self._processes.run)
             support.start_soon(self._heartbeat)
+            support.start_soon(self._keep_to_leases)
             support.start_soon(self._follow_cancels)
             async with trio.open_nursery() as work:
                 work.start_soon(self._report)
@@ -80,14 +79,17 @@ class Worker:
                 while self._busy >= self._slots or len(self._outbox) > 4 * _BATCH:
                     self._slot_freed = trio.Event()
                     await self._slot_freed.wait()
-                for assignment in await self._link.claim(min(self._slots - self._busy, max(1, self._slots // 2))):
-                    self._start(work, assignment)
+                claim = await self._link.claim(min(self._slots - self._busy, max(1, self._slots // 2)))
+                for assignment in claim.assignments:
+                    self._start(work, assignment, claim.began)
 
-    def _start(self, work: trio.Nursery, assignment: Assignment) -> None:
+    def _start(self, work: trio.Nursery, assignment: Assignment, began: float) -> None:
         before = self._held.get(assignment.run_id)
         if before is not None and before.number == assignment.attempt and not before.is_dropped:
+            before.lease.renew(began)
             return  # a Redis that lost its last second has forgotten our claim, which is renewed by this one
-        attempt = RunningAttempt(assignment, self._link, self._registry, self._processes, work)
+        lease = Lease(began, assignment.spec.lost_grace_s)
+        attempt = RunningAttempt(assignment, lease, self._link, self._registry, self._processes, work)
         self._held[attempt.run_id] = attempt
         self._executing.add(attempt)
         self._busy += 1
@@ -103,6 +105,9 @@ class Worker:
             self._slot_freed.set()
             self._executing.discard(attempt)
             self._ended.unpark_all()
+        if attempt.ended_by == "unrenewed" and outcome.outcome == "lost":
+            _log.warning("run %s: attempt %d was ended, having had no renewal for %d s",
+                         attempt.run_id, attempt.number, attempt.lease.silence_s)  # fmt: skip
         if attempt.is_dropped:
             self._let_go(attempt)
         else:
@@ -146,18 +151,15 @@ class Worker:
                 del self._held[outcome.run_id]
 
     async def _heartbeat(self) -> None:
-        """Renew every lease each five seconds; stop what could not be renewed before somebody else may have it."""
-        renewed_at = trio.current_time()
+        """Renew every lease each five seconds."""
         while True:
             began = trio.current_time()
             try:
                 await self._renew()
             except StoreError as error:
                 _note_refusal(error)
-                await self._stop_unrenewed(trio.current_time() - renewed_at)
                 await trio.sleep(_RETRY_S)
                 continue
-            renewed_at = began
             await self._stand()
             await trio.sleep_until(began + HEARTBEAT_S)
 
@@ -171,9 +173,11 @@ class Worker:
     async def _renew(self) -> None:
         held = list(self._held.values())
         for first in range(0, len(held), _BATCH):
-            part = held[first : first + _BATCH]
+            part, began = held[first : first + _BATCH], now()
             replies = await self._link.extend([(attempt.run_id, attempt.number) for attempt in part])
             for attempt, reply in zip(part, replies, strict=True):
+                if reply != "drop":
+                    attempt.lease.renew(began)
                 await self._obey(attempt, reply)
 
     async def _obey(self, attempt: RunningAttempt, reply: str) -> None:
@@ -189,15 +193,13 @@ class Worker:
         is_ours = self._held.get(attempt.run_id) is attempt and not attempt.is_dropped
         return is_ours and all(one.run_id != attempt.run_id for one in self._outbox)
 
-    async def _stop_unrenewed(self, silence_s: float) -> None:
-        """Stop what may soon be given away, with its grace; and kill what is then still there."""
-        for attempt in list(self._held.values()):
-            left_s = LEASE_S + attempt.spec.lost_grace_s - silence_s
-            if attempt.ended_by is None and left_s < MARGIN_S:
-                _log.warning("run %s: no renewal for %d s, stopping it", attempt.run_id, silence_s)
-                attempt.end("unrenewed")
-            elif left_s < KILL_MARGIN_S and attempt in self._executing:
-                await self._processes.kill(attempt.run_id)
+    async def _keep_to_leases(self) -> None:
+        """Stop what may soon be given away. Its shims do the same by themselves, and kill what is then still there."""
+        while True:
+            await trio.sleep(_CHECK_S)
+            for attempt in list(self._executing):
+                if attempt.ended_by is None and attempt.lease.is_ending:
+                    attempt.end("unrenewed")
 
     async def _follow_cancels(self) -> None:
         async for cancel in self._link.cancels():

@@ -106,7 +106,6 @@ class Snapshot:
 class Evidence:
     """All that the checker judges. `runs` and `logs` by id; `period_ms` is that of the schedule in the ledger.
 
-    `excused`: attempts of a server that had been stopped, which may overlap with the attempt that replaced them.
     `killed`: runs whose process was killed, which may fail by that signal. `cut`: runs that were under way while
     Redis was full, whose logs may miss something.
     """
@@ -121,7 +120,6 @@ class Evidence:
     snapshot: Snapshot = field(default_factory=lambda: Snapshot({}, {}))
     leftovers: list[str] = field(default_factory=list)
     room: dict[str, int] = field(default_factory=dict)
-    excused: set[tuple[str, int]] = field(default_factory=set)
     killed: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
 

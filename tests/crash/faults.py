@@ -16,7 +16,7 @@ from harness import Server, eventually
 
 __all__ = ["Faults", "signal_to"]
 
-SHORT_S, LEASE_S = 5.0, 20.0
+SHORT_S, LEASE_S, HEARTBEAT_S = 5.0, 20.0, 5.0
 _UNDER_WAY = ("scheduled", "blocked", "queued", "running", "cancelling")
 
 
@@ -96,17 +96,17 @@ class Faults:
         redis.process.send_signal(signal.SIGCONT)
 
     def stop_server(self) -> None:
-        """A server stands still for a while, shorter than a lease."""
+        """A server stands still for a while, too short to put a lease in doubt: half of it, less a heartbeat."""
         server = self._server()
         signal_to(server, signal.SIGSTOP)
-        time.sleep(SHORT_S)
+        time.sleep(LEASE_S / 2 - HEARTBEAT_S - 1)
         signal_to(server, signal.SIGCONT)
 
     def stop_server_for_too_long(self) -> None:
-        """A server stands still until its runs are somebody else's. Its processes go on meanwhile."""
+        """A server stands still until its runs are somebody else's. Its shims and their trees do not."""
         server = self._server()
         signal_to(server, signal.SIGSTOP)
-        self._scene.excused |= (held := {*self._scene.held_by(server)})
+        held = {*self._scene.held_by(server)}
         eventually(lambda: not held & {*self._scene.held_by(server)}, "others take over", 3 * LEASE_S)
         signal_to(server, signal.SIGCONT)
 

@@ -46,7 +46,7 @@ class Kind:
 
 
 def kinds_of(trace: Path) -> dict[str, Kind]:
-    """The mix, by name. Each run leaves its marks in the file `trace`."""
+    """The mix, by name. Each run leaves its marks in the file `trace`; what goes on and on ends with `trace`.enough."""
     words = '"$1" "$TASKMAN_RUN_ID" "$TASKMAN_ATTEMPT" "$(date +%s%N)"'
     mark = f"m() {{ printf '%s %s %s %s\\n' {words} >> {trace}; }}; m start; "
     retry = {"retry": {"max_attempts": 3, "backoff": {"kind": "fixed", "base": 0.2}}}
@@ -54,6 +54,7 @@ def kinds_of(trace: Path) -> dict[str, Kind]:
     lines = "".join(f"line {number} of attempt {{n}}\n" for number in range(1, 301))
     step = 'for i in 1 2 3 4 5; do echo "step $i of $TASKMAN_ATTEMPT"; sleep 0.3; m beat; done; '
     steps = "".join(f"step {number} of {{n}}\n" for number in range(1, 6))
+    beat = f"while [ $TASKMAN_ATTEMPT = 1 ] && [ ! -e {trace}.enough ]; do sleep 0.2; m beat; done; "
     first_fails = 'echo "try $TASKMAN_ATTEMPT"; if [ "$TASKMAN_ATTEMPT" = 1 ]; then m end; exit 7; fi; '
     made = [
         Kind("short", f'{mark}echo "hello from $TASKMAN_ATTEMPT"; m end', "hello from {n}\n", {}),
@@ -61,6 +62,8 @@ def kinds_of(trace: Path) -> dict[str, Kind]:
         Kind("retried", f"{mark}{first_fails}m end", "try {n}\n", retry),
         Kind("talkative", f"{mark}{count}m end", lines, {}),
         Kind("limited", f"{mark}sleep 0.2; m end", "", {}, task="limited"),
+        Kind("beating", f"{mark}{beat}m end", "", {}),
+        Kind("stubborn", f"trap '' TERM; {mark}{beat}m end", "", {"grace": 60}),
         Kind("lasting", f"{mark}[ $TASKMAN_ATTEMPT -gt 1 ] || sleep 120; m end", "", {}),
         Kind(TICK, f"{mark}echo tick; m end", "tick\n", {}, task=TICK),
     ]

@@ -77,7 +77,6 @@ class Scene:
         self.servers: list[Server] = []
         self.redis: RedisServer | None = None
         self.load: Load | None = None
-        self.excused: set[tuple[str, int]] = set()
         self.killed: set[str] = set()
         self.cut: set[str] = set()
 
@@ -126,6 +125,10 @@ class Scene:
         assert reply.status_code == 201, reply.text
         self.load.acknowledged[reply.json()["id"]] = kind
         return str(reply.json()["id"])
+
+    def have_enough(self) -> None:
+        """Let the runs that go on and on come to their end."""
+        self.trace.with_name(f"{self.trace.name}.enough").touch()
 
     def held_by(self, server: Server) -> list[tuple[str, int]]:
         """The attempts that this server's worker has a lease of."""
@@ -194,7 +197,6 @@ class Scene:
         evidence = Evidence(
             acknowledged=set(self.load.acknowledged),
             room={"limited": LIMITED_ROOM},
-            excused=self.excused,
             killed=self.killed,
             cut=self.cut,
             leftovers=[process.command for process in self.executions().values()],
