@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .errors import Fatal, RetryAfter, TaskmanError
     from .hookspecs import hookimpl
+    from .model.validation import Duration
     from .tasktypes import ProcessResult, TaskContext, TaskFailed, TaskType
 
 __all__ = [
+    "Duration",
     "Fatal",
     "ProcessResult",
     "RetryAfter",
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(("Fatal", "RetryAfter", "TaskmanError"), ".errors"),
     **dict.fromkeys(("ProcessResult", "TaskContext", "TaskFailed", "TaskType"), ".tasktypes"),
+    "Duration": ".model.validation",
     "hookimpl": ".hookspecs",
 }
 

@@ -7,10 +7,11 @@ Source: the SETTINGS table below is what `taskman config list` prints and what d
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,12 +34,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `name` is the key in taskman.toml; the variable is TASKMAN_ and the name in capitals."""
+    """One setting. `name` is the key in taskman.toml; the variable is TASKMAN_ and the name in capitals.
+
+    Plugins read those that are `for_plugins` from the environment, wherever the value came from.
+    """
 
     name: str
     kind: Callable[[str], Any]
     default: str
     help: str
+    for_plugins: bool = False
 
     @property
     def variable(self) -> str:
@@ -121,6 +126,15 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _places(value: str) -> tuple[str, ...]:
+    for place in _names(value):
+        if "/" in place or ":" in place or place.replace(".", "").isdigit():
+            ip_network(place.strip("[]"), strict=False)
+        elif not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?", place):
+            raise ValueError(f"'{place}' is no network and no name of a host")
+    return _names(value)
+
+
 _UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LOG_LIMITS = range(64 * 1024, 256 * 1024**2 + 1)
 
@@ -134,7 +148,13 @@ def _log_limit(value: str) -> int:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("redis_url", _text, "", "redis://, rediss:// or unix:// URL; empty starts an embedded Redis"),
+    Setting(
+        "redis_url",
+        _text,
+        "",
+        "redis://, rediss:// or unix:// URL; empty starts an embedded Redis",
+        for_plugins=True,
+    ),
     Setting("data_dir", _path, "", "directory of the embedded Redis, keys and tokens; empty: the platform's"),
     Setting("bind", _text, "127.0.0.1:8080", "address and port to listen on; may repeat with commas"),
     Setting("admin_token", _text, "", "a bootstrap API token with scope admin"),
@@ -144,6 +164,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
     Setting("queue_limit", _count, "0", "how many runs may wait in a queue before more are refused; 0: no limit"),
     Setting("labels", _labels, "", "labels of the local worker, as name=value with commas"),
+    Setting(
+        "http_allow",
+        _places,
+        "",
+        "where http tasks may go although it is denied: networks, hosts, *.example.com, private, loopback",
+        for_plugins=True,
+    ),
+    Setting(
+        "http_deny",
+        _places,
+        "",
+        "where they may not go, in the same words or all; link-local and metadata addresses are denied already",
+        for_plugins=True,
+    ),
     Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
     Setting(
         "log_limit",
@@ -179,6 +213,11 @@ class Config:
         """The data directory; not created yet."""
         chosen: Path = self.values["data_dir"]
         return chosen if str(chosen) != "." else default_data_dir()
+
+    def for_plugins(self) -> dict[str, str]:
+        """The variables that plugins read, for os.environ; of the kinds only text and names."""
+        values = {setting.variable: self.values[setting.name] for setting in SETTINGS if setting.for_plugins}
+        return {name: value if isinstance(value, str) else ",".join(value) for name, value in values.items() if value}
 
 
 def load(flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None) -> Config:

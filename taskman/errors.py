@@ -26,6 +26,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = [
     "ClientError",
@@ -190,8 +191,9 @@ class RetryAfter(TaskmanError):
 
     code = "retry_after"
 
-    def __init__(self, seconds: float, message: str | None = None) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, message: str | None = None, result: Any = None) -> None:
+        """`result` is what is worth keeping of this attempt."""
+        self.seconds, self.result = seconds, result
         super().__init__(message or f"try again after {seconds:g} s")
 
 

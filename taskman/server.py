@@ -51,6 +51,7 @@ def main(config: Config, *, open_browser: bool = False, up: bool = False) -> int
 
     `up` greets with a sign-in link; `open_browser` follows it.
     """
+    os.environ.update(config.for_plugins())
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     errors: list[TaskmanError] = []
     try:

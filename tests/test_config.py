@@ -25,3 +25,20 @@ def test_what_is_kept_has_defaults() -> None:
     config = load({}, {})
     assert (config.keep_days, config.keep_runs, config.keep_runs_per_task) == (30, 100_000, 1000)
     assert config.log_limit == 16 * 1024**2
+
+
+def test_places_are_networks_and_hosts() -> None:
+    config = load({}, {"TASKMAN_HTTP_ALLOW": "10.0.0.0/8, *.example.com, [::1], private", "TASKMAN_HTTP_DENY": "all"})
+    assert config.http_allow == ("10.0.0.0/8", "*.example.com", "[::1]", "private")
+    assert config.for_plugins()["TASKMAN_HTTP_ALLOW"] == "10.0.0.0/8,*.example.com,[::1],private"
+
+
+@pytest.mark.parametrize("place", ["10.0.0.0/33", "1.2.3", "::x", "a b", "http://host", "*.", "*example.com"])
+def test_what_is_no_place_is_refused(place: str) -> None:
+    with pytest.raises(ConfigError, match=r"TASKMAN_HTTP_DENY .*cannot be"):
+        load({}, {"TASKMAN_HTTP_DENY": place})
+
+
+def test_plugins_get_their_settings_wherever_they_came_from() -> None:
+    given = load({"http_deny": "private"}, {"TASKMAN_REDIS_URL": "redis://localhost", "TASKMAN_ADMIN_TOKEN": "t"})
+    assert given.for_plugins() == {"TASKMAN_HTTP_DENY": "private", "TASKMAN_REDIS_URL": "redis://localhost"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from taskman import errors
 from taskman.config import SETTINGS
 from taskman.model.states import EVENTS, FINAL, REASONS
+from taskman.plugins import discover
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,3 +66,13 @@ def test_the_drawn_tree_of_errors_is_the_real_one() -> None:
     drawn = set(re.findall(r"(?:├──|└──|^)\s*([A-Z]\w+)", errors.__doc__ or "", re.MULTILINE)) - {"Every"}
     real = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)} - {"Fault"}
     assert drawn == real
+
+
+@pytest.mark.parametrize("entry", entry_points(group="taskman"), ids=lambda entry: entry.name)
+def test_every_param_of_our_task_types_is_documented(entry: EntryPoint) -> None:
+    registry = discover([entry])
+    for name, task_type in registry.task_types.items():
+        found = re.search(rf"^## `{name}`$(.*?)(?=^## |\Z)", document("docs/task-types.md"), re.MULTILINE | re.DOTALL)
+        assert found is not None, name
+        for param in task_type.Params.model_json_schema()["properties"]:
+            assert f"| `{param}` |" in found[1], f"{name}: {param}"

@@ -49,8 +49,9 @@ def test_the_version_is_the_packages() -> None:
     assert version("taskman-runner") == taskman.__version__
 
 
-def test_the_shell_type_is_found_as_a_strangers_would_be() -> None:
-    assert "shell" in {entry.name for entry in entry_points(group="taskman")}
+@pytest.mark.parametrize("name", ["http", "shell"])
+def test_our_types_are_found_as_a_strangers_would_be(name: str) -> None:
+    assert name in {entry.name for entry in entry_points(group="taskman")}
 
 
 @pytest.mark.parametrize("name", taskman.__all__)

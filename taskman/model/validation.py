@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from ..errors import Fault, InvalidInput, nearest
 from .instants import parse_duration, parse_instant
 
 __all__ = ["Duration", "Instant", "faults_of", "validate"]
 
-Duration = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration, json_schema_input_type=float | str),
+    Field(json_schema_extra={"format": "duration"}),  # how a form knows it from a number
+]
 Instant = Annotated[int, BeforeValidator(parse_instant, json_schema_input_type=str)]
 Model = TypeVar("Model", bound=BaseModel)
 

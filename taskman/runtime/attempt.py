@@ -133,7 +133,7 @@ class RunningAttempt:
             return self._outcome("failed", "error", None, str(error))
         if isinstance(error, RetryAfter):
             allowed = self.failures + 1 < self.spec.policy.max_attempts
-            return self._failed("error", str(error), wait_s=error.seconds if allowed else None)
+            return self._failed("error", str(error), error.result, error.seconds if allowed else None)
         return self._failed("error", f"{type(error).__name__}: {error}")
 
     def _succeeded(self, result: Any) -> Outcome:

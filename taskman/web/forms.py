@@ -22,6 +22,7 @@ _HINTS = {
     "numbers": "one a line",
     "map": "KEY=value, one a line",
     "json": "JSON",
+    "duration": "such as 90s or 5m",
 }
 
 
@@ -90,6 +91,7 @@ def _field(prefix: str, name: str, part: Mapping[str, Any], required: bool) -> F
         help="; ".join(hint for hint in hints if hint),
         required=required,
         default="" if default is None or kind in ("flag", "choice") else _show(kind, default),
+        example=str(next(iter(part.get("examples", ())), "")),
         choices=[(str(one), str(one)) for one in part.get("enum", ())],
         value=_show(kind, default) if kind in ("flag", "choice") and default is not None else "",
     )
@@ -99,6 +101,8 @@ def _kind(name: str, part: Mapping[str, Any]) -> str:
     shape = part.get("type")
     if "enum" in part:
         return "choice"
+    if part.get("format") == "duration":
+        return "duration"
     if shape == "string":
         return "text" if name in _MULTI_LINE else "line"
     if shape == "array":
