@@ -101,11 +101,9 @@ class HttpParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, AfterValidator(_check_url)] = Field(
-        title="URL", description="where the request goes", examples=["https://example.com/"]
-    )
+    url: Annotated[str, AfterValidator(_check_url)] = Field(title="URL", examples=["https://example.com/"])
     method: Annotated[Method, BeforeValidator(lambda name: name.upper() if isinstance(name, str) else name)] = Field(
-        "GET", title="Method", description="what to do there"
+        "GET", title="Method"
     )
     query: dict[str, str] = Field(default_factory=dict, title="Query", description="added to the URL")
     headers: Annotated[dict[str, str], AfterValidator(_check_headers)] = Field(
@@ -123,11 +121,15 @@ class HttpParams(BaseModel):
     )
     keep_body: Literal["text", "base64", "none"] = Field(
         "text",
-        title="Keep the answer",
-        description="text: what is text, and nothing of pictures and the like; base64: whatever it is",
+        title="Body of the answer",
+        description="text leaves out pictures and the like; base64 keeps any body",
     )
     body_limit: int = Field(
-        64 * 1024, ge=0, le=LIMIT_MOST, title="Answer limit", description="bytes that are read and kept, up to 524288"
+        64 * 1024,
+        ge=0,
+        le=LIMIT_MOST,
+        title="Limit of the answer",
+        description="bytes of its body that are read and kept, up to 524288",
     )
     max_redirects: int = Field(5, ge=0, le=20, title="Redirects", description="how many are followed; 0: none")
     allow_downgrade: bool = Field(False, title="Follow redirects from https to http")

@@ -28,7 +28,10 @@ _HINTS = {
 
 @dataclass(slots=True)
 class Field:
-    """One field: its name in the form (`params.env`), its look (`kind`), what it shows, and what is wrong with it."""
+    """One field: its name in the form (`params.env`), its look (`kind`), what it shows, and what is wrong with it.
+
+    `preset` is what a box or a list shows when it is left alone: its default.
+    """
 
     name: str
     label: str
@@ -40,12 +43,18 @@ class Field:
     choices: Sequence[tuple[str, str]] = ()
     timezone: str = "UTC"
     value: str = ""
+    preset: str | None = None
     faults: list[str] = field(default_factory=list)
     focus: bool = False
 
     @property
     def id(self) -> str:
         return self.name.replace(".", "-")
+
+    @property
+    def shows_something(self) -> bool:
+        """Whether there is something to see that is not there by itself: a value of somebody's, or a fault."""
+        return bool(self.faults) or self.value != (self.preset or "")
 
     @property
     def rows(self) -> int:
@@ -84,6 +93,7 @@ def _field(prefix: str, name: str, part: Mapping[str, Any], required: bool) -> F
     kind = _kind(name, part)
     default = part.get("default")
     hints = [part.get("description", ""), _HINTS.get(kind, "")]
+    preset = _show(kind, default) if kind in ("flag", "choice") and default is not None else None
     return Field(
         name=prefix + name,
         label=part.get("title") or name,
@@ -93,7 +103,8 @@ def _field(prefix: str, name: str, part: Mapping[str, Any], required: bool) -> F
         default="" if default is None or kind in ("flag", "choice") else _show(kind, default),
         example=str(next(iter(part.get("examples", ())), "")),
         choices=[(str(one), str(one)) for one in part.get("enum", ())],
-        value=_show(kind, default) if kind in ("flag", "choice") and default is not None else "",
+        value=preset or "",
+        preset=preset,
     )
 
 
@@ -221,11 +232,11 @@ class Form:
             one.value = "" if text == one.default else text
 
     def read(self) -> tuple[dict[str, Any], list[Fault]]:
-        """The body for the API, without what was left blank; and the faults of what cannot be read."""
+        """The body for the API, without what was left blank or preset; and the faults of what cannot be read."""
         body: dict[str, Any] = {}
         faults: list[Fault] = []
         for one in (one for fields in self.sections.values() for one in fields):
-            if not one.value.strip() and one.kind != "flag":
+            if one.value == one.preset or (not one.value.strip() and one.kind != "flag"):
                 continue
             try:
                 _put(body, one.name.split("."), one.value == "on" if one.kind == "flag" else _read(one))
@@ -275,7 +286,7 @@ class Form:
 
     def section_is_open(self, name: str) -> bool:
         """Whether a section that can be folded shows something: a value or a fault."""
-        return any(one.value or one.faults for one in self.sections[name])
+        return any(one.shows_something for one in self.sections[name])
 
 
 def _put(body: dict[str, Any], path: list[str], value: Any) -> None:

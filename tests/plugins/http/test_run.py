@@ -47,10 +47,8 @@ async def test_a_run_has_the_answer_as_its_result(api: httpx2.AsyncClient, site:
 
 async def test_a_server_that_is_busy_is_asked_again_when_it_says(api: httpx2.AsyncClient, site: Site) -> None:
     async def busy_once(request: Request, stream: trio.abc.Stream) -> None:
-        is_first = len(site.requests) == 1
-        await stream.send_all(
-            reply(503, b"busy", content_type="text/plain", retry_after="1") if is_first else reply(204)
-        )
+        busy = reply(503, b"busy", content_type="text/plain", retry_after="1")
+        await stream.send_all(busy if len(site.requests) == 1 else reply(204))
 
     site.answers["/"] = busy_once
     retry = {"max_attempts": 2, "backoff": {"kind": "fixed", "base": 3600}}
