@@ -1,37 +1,91 @@
 """Taskman: tasks now, later and on schedules, on one machine or on thousands, watched live.
 
-This module is what plugin authors use. Names are imported at first use, so that the command line stays quick.
+This module is what plugin authors and users of the SDK import. Names are fetched at first use, so that the command
+line stays quick.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import Fatal, RetryAfter, TaskmanError
+    from .answers import LogLine, Run, Submitted
+    from .async_client import AsyncClient
+    from .client import Client
+    from .errors import (
+        ClientError,
+        ConfigError,
+        Conflict,
+        Fatal,
+        Forbidden,
+        InvalidInput,
+        NotFound,
+        QueueFull,
+        RequestRefused,
+        RetryAfter,
+        ServerUnreachable,
+        TaskmanError,
+        Unauthenticated,
+        WaitTimedOut,
+    )
     from .hookspecs import hookimpl
     from .model.validation import Duration
     from .tasktypes import ProcessResult, TaskContext, TaskFailed, TaskType
 
 __all__ = [
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "ConfigError",
+    "Conflict",
     "Duration",
     "Fatal",
+    "Forbidden",
+    "InvalidInput",
+    "LogLine",
+    "NotFound",
     "ProcessResult",
+    "QueueFull",
+    "RequestRefused",
     "RetryAfter",
+    "Run",
+    "ServerUnreachable",
+    "Submitted",
     "TaskContext",
     "TaskFailed",
     "TaskType",
     "TaskmanError",
+    "Unauthenticated",
+    "WaitTimedOut",
     "__version__",
     "hookimpl",
 ]
 __version__ = "0.1.0"
 
-_HOME = {
-    **dict.fromkeys(("Fatal", "RetryAfter", "TaskmanError"), ".errors"),
-    **dict.fromkeys(("ProcessResult", "TaskContext", "TaskFailed", "TaskType"), ".tasktypes"),
-    "Duration": ".model.validation",
-    "hookimpl": ".hookspecs",
+_HOMES = {
+    ".answers": ("LogLine", "Run", "Submitted"),
+    ".async_client": ("AsyncClient",),
+    ".client": ("Client",),
+    ".errors": (
+        "ClientError",
+        "ConfigError",
+        "Conflict",
+        "Fatal",
+        "Forbidden",
+        "InvalidInput",
+        "NotFound",
+        "QueueFull",
+        "RequestRefused",
+        "RetryAfter",
+        "ServerUnreachable",
+        "TaskmanError",
+        "Unauthenticated",
+        "WaitTimedOut",
+    ),
+    ".hookspecs": ("hookimpl",),
+    ".model.validation": ("Duration",),
+    ".tasktypes": ("ProcessResult", "TaskContext", "TaskFailed", "TaskType"),
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,62 +1,96 @@
-"""The Python SDK: a thin synchronous client of the REST API under `/api/v1`.
-
-Answers are the API's documents, as dictionaries. What can go wrong is in `taskman.errors`: ServerUnreachable when
-nothing answers, RequestRefused when the server answers with a problem document.
-"""
+"""The Python SDK: a synchronous client of the REST API. Its twin for Trio is taskman.async_client."""
 
 from __future__ import annotations
 
-import json as json_codec
-import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from uuid import uuid4
 
-from .config import Config
-from .errors import ClientError, ConfigError, RequestRefused, ServerUnreachable
-from .model.states import FINAL
-from .transport import AWAY, READ_TIMEOUT_S, Transport, checked_url, is_loopback
+from . import dialogue
+from .answers import Document, LogLine, Run, Submitted, definition_of
+from .config import Config, load
+from .dialogue import Ask, Contact, Dialogue, Hear, Listen, Pause, Step, Tell, answer, ask, segment
+from .errors import ConfigError, TaskmanError
+from .transport import Talk, Wire, checked_url
 
-__all__ = ["Client", "Document", "connect"]
+if TYPE_CHECKING:
+    import httpx2
 
-Document = dict[str, Any]
+__all__ = ["Client", "Document", "LogLine", "Place", "Run", "Submitted", "check_health", "find_server"]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
-API = "/api/v1"
-WAIT_STEP_S = 30.0
-STEADY_S = 10.0
+PATIENCE_S = 60.0
+
+Answer = TypeVar("Answer")
 
 
-def connect(config: Config) -> Client:
-    """A client for the server that the settings name, or for the one that runs on this machine.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a server is, and the token for it, or ''."""
 
-    Raises: ConfigError when there is no token, ServerUnreachable when there is no server to need one.
+    url: str
+    token: str
+
+    def require_token(self) -> Place:
+        """Itself. Raises ConfigError when there is no token."""
+        if self.token:
+            return self
+        raise ConfigError(
+            f"there is no token for {self.url}: set TASKMAN_TOKEN to a token of that server; the one that `taskman up` "
+            "keeps for this machine and user is taken when TASKMAN_SERVER is not set"
+        )
+
+
+def find_server(config: Config, url: str | None = None, token: str | None = None) -> Place:
+    """The server that was given, or that the settings name, or that runs on this machine; and its token.
+
+    The token that a server leaves in its data directory is sent to that server only: any other program of this
+    machine, of whomever, may listen on a loopback address. Raises ConfigError.
     """
-    url = checked_url(config.server or _first_line(config.directory / "server.url") or DEFAULT_URL)
-    token = config.token or _token_in_file(config.token_file)
-    if not token and is_loopback(url):
+    local = _first_line(config.directory / "server.url")
+    chosen = checked_url(url or config.server or local or DEFAULT_URL)
+    token = token or config.token or _token_in_file(config.token_file)
+    if not token and chosen == local:
         token = _first_line(config.directory / "cli-token")
-    if token:
-        return Client(url, token, agent="taskman-cli")
-    with Client(url) as client:
-        client.check_health()
-    raise ConfigError(
-        f"there is no token for {url}: set TASKMAN_TOKEN to a token of that server, "
-        "or run `taskman up` on this machine, as this user"
-    )
+    return Place(chosen, token.strip())
 
 
 class Client:
-    """Talks to one server, with one token, over connections that it keeps open until `close`.
+    """Talks to one server, with one token, over connections that it keeps open until `close`. May be shared by threads.
+
+    `url` and `token` default to the settings, as for the command line: TASKMAN_SERVER, TASKMAN_TOKEN, and what a
+    server on this machine has left for its user.
 
     `patience_s` is how long `wait` and a followed log bear with a server that has answered and then went away.
+    A request whose reply is lost is repeated for some seconds where that can do no harm: when it only looks, and
+    when it submits runs, which for that have a key each.
+
+    Raises, besides what each method says: ServerUnreachable when nothing answers, Unauthenticated and Forbidden for
+    the token, RequestRefused for what has no exception of its own; ConfigError here, when there is no token.
     """
 
-    def __init__(self, url: str, token: str = "", *, agent: str = "taskman-client", patience_s: float = 60.0) -> None:
-        self._transport = Transport(url, token.strip(), agent)
-        self._patience_s = patience_s
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        agent: str = "taskman-sdk",
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        import httpx2  # a tenth of a second, which commands that need no server do not pay
+
+        place = find_server(load(), url, token).require_token() if not (url and token) else Place(url, token.strip())
+        self._contact = Contact(patience_s)
+        self._wire = Wire(place.url, place.token, agent, self._contact)
+        self._http = httpx2.Client(**self._wire.options())
+
+    @property
+    def url(self) -> str:
+        """The address of the server."""
+        return self._wire.url
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +100,7 @@ class Client:
 
     def close(self) -> None:
         """Close every connection."""
-        self._transport.close()
+        self._http.close()
 
     def request(
         self,
@@ -76,235 +110,218 @@ class Client:
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        """The document that the server answers with, or None. `path` is below `/api/v1`.
+        """The document that the server answers with, or None, for what has no method here. `path` is below `/api/v1`.
 
-        Raises: ServerUnreachable, RequestRefused; InvalidInput when `json` cannot be written as JSON.
+        Raises: InvalidInput when `json` cannot be written as JSON, and what the answer stands for.
         """
-        return self._transport.request(method, API + path, json, params, headers)
-
-    def check_health(self) -> None:
-        """Return when a server's process answers; needs no token. Raises ServerUnreachable, RequestRefused."""
-        self._transport.request("GET", "/health")
+        return self._do(answer(self._contact, ask(method, path, json, params, headers)))
 
     # runs
 
-    def submit(self, body: Document, idempotency_key: str | None = None) -> Document:
-        """Ask for a run; the run that is returned is recorded and will not be lost."""
-        return self._post("/runs", body, idempotency_key)
+    def submit(
+        self, type: str, params: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **options: Any
+    ) -> Run:
+        """Ask for a run of a task type; the run that is returned is recorded and will not be lost.
 
-    def run_task(self, name: str, body: Document, idempotency_key: str | None = None) -> Document:
-        """Run a saved task now; `params` in the body are merged over the task's."""
-        return self._post(f"/tasks/{_segment(name)}/runs", body, idempotency_key)
+        `options` as in the API: queue, priority, delay, at, timeout, retry, unique …; instants may be `datetime`,
+        durations `timedelta`. With an `idempotency_key` of yours, a program that starts again gets the same run.
+        Raises: InvalidInput with a pointer to each fault, Conflict for a unique key that is taken, QueueFull.
+        """
+        return self._submit("/runs", {"type": type, "params": params or {}, **options}, idempotency_key)
 
-    def run(self, run_id: str, wait: float | None = None) -> Document:
-        """The run, with its attempts and history; with `wait`, once it is final or so many seconds are over."""
-        params = {"wait": None if wait is None else f"{wait:g}"}
-        path = f"{API}/runs/{_segment(run_id)}"
-        limit_s = READ_TIMEOUT_S + (wait or 0)
-        run: Document = self._transport.request("GET", path, params=params, read_timeout_s=limit_s)
-        return run
+    def run_task(
+        self, name: str, params: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **options: Any
+    ) -> Run:
+        """Run a saved task now, with `params` merged over its own. Raises as `submit`, and NotFound."""
+        body = options if params is None else {"params": params, **options}
+        return self._submit(f"/tasks/{segment(name)}/runs", body, idempotency_key)
 
-    def runs(self, **filters: Any) -> Iterator[Document]:
-        """Every run that the filters let through, newest first, fetched page by page (`limit` a page)."""
-        return self._items("/runs", filters)
+    def submit_many(self, bodies: Iterable[Mapping[str, Any]]) -> list[Submitted]:
+        """Ask for any number of runs, `{"type", "params", …}` each; what became of each, in order.
+
+        Raises ServerUnreachable midway: those before may have been accepted.
+        """
+        return self._do(dialogue.submit_many(self._contact, bodies))
+
+    def get(self, run_id: str) -> Run:
+        """The run as it is now, with its attempts and history in `raw`. Raises NotFound."""
+        return Run.of(self.request("GET", f"/runs/{segment(run_id)}"))
+
+    def runs(self, **filters: Any) -> Iterator[Run]:
+        """Every run that the filters let through (state, task, type, queue …), newest first, page by page."""
+        return map(Run.of, self._tell(dialogue.items(self._contact, "/runs", filters)))
+
+    def wait(self, run_id: str, timeout: float | None = None) -> Run:
+        """The run once it is final; bears with a server that restarts.
+
+        Raises: WaitTimedOut after `timeout` seconds, NotFound.
+        """
+        return self._do(dialogue.wait(self._contact, run_id, timeout))
+
+    def cancel(self, run_id: str, *, force: bool = False) -> Run:
+        """Ask for the run to be cancelled; with `force`, without a grace time. Raises NotFound, Conflict if final."""
+        return Run.of(self.request("POST", f"/runs/{segment(run_id)}/cancel", {"force": True} if force else {}))
+
+    def retry(self, run_id: str, params: Mapping[str, Any] | None = None) -> Run:
+        """A new run of the same, or with other params; its `parent` is this one. Raises NotFound, InvalidInput."""
+        body = {} if params is None else {"params": params}
+        return Run.of(self.request("POST", f"/runs/{segment(run_id)}/retry", body))
 
     def why(self, run_id: str) -> Document:
-        """Why the run is not running: `{state, reasons: [{code, detail, since}]}`."""
-        return cast(Document, self.request("GET", f"/runs/{_segment(run_id)}/why"))
+        """Why the run is not running: `{state, reasons: [{code, detail, since}]}`. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/runs/{segment(run_id)}/why"))
+
+    def logs(
+        self, run_id: str, *, follow: bool = False, attempt: int | None = None, after: int = 0
+    ) -> Iterator[LogLine]:
+        """The lines of a log, of the latest attempt unless given, from the line after `after` on.
+
+        With `follow`, until the run is final, and through all attempts from there on unless one is given; through
+        restarts of the server, and no line is lost or repeated. Raises NotFound.
+        """
+        if follow:
+            return self._tell(dialogue.follow(self._contact, run_id, attempt, after))
+        return self._tell(dialogue.read(dialogue.log_at(run_id, attempt, after)))
+
+    def log_bytes(self, run_id: str, attempt: int | None = None) -> Iterator[bytes]:
+        """The exact bytes that an attempt (the latest, unless given) has written. Raises NotFound."""
+        return self._tell(dialogue.bytes_of(dialogue.log_at(run_id, attempt, accept="text/plain")))
+
+    # tasks: as documents, so that one can be read, changed and put back
+
+    def tasks(self, **filters: Any) -> Iterator[Document]:
+        """Every saved task, page by page."""
+        return self._tell(dialogue.items(self._contact, "/tasks", filters))
+
+    def task(self, name: str) -> Document:
+        """A saved task. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/tasks/{segment(name)}"))
+
+    def create_task(self, body: Mapping[str, Any]) -> Document:
+        """Save a new task. Raises InvalidInput, Conflict when the name is taken."""
+        return cast(Document, self.request("POST", "/tasks", body))
+
+    def put_task(self, name: str, body: Mapping[str, Any]) -> Document:
+        """Save a task, new or in place of the one of that name; `body` as `task` gives it. Raises InvalidInput."""
+        return cast(Document, self.request("PUT", f"/tasks/{segment(name)}", definition_of(body)))
+
+    def delete_task(self, name: str) -> None:
+        """Delete a task; its runs stay. Raises NotFound."""
+        self.request("DELETE", f"/tasks/{segment(name)}")
+
+    # the rest
 
     def queues(self) -> list[Document]:
         """Every queue with its depth."""
-        return list(self._items("/queues", {}))
+        return list(self._tell(dialogue.items(self._contact, "/queues", {})))
 
-    def pause_queue(self, name: str, *, paused: bool) -> Document:
-        """Stop or resume claims from a queue; the queue as it is then."""
-        return cast(Document, self.request("POST", f"/queues/{_segment(name)}/{'pause' if paused else 'resume'}"))
+    def pause_queue(self, name: str, *, paused: bool = True) -> Document:
+        """Stop or resume claims from a queue; the queue as it is then. Raises NotFound."""
+        verb = "pause" if paused else "resume"
+        return cast(Document, self.request("POST", f"/queues/{segment(name)}/{verb}"))
 
     def workers(self) -> list[Document]:
         """The workers that are there."""
-        return list(self._items("/workers", {}))
+        return list(self._tell(dialogue.items(self._contact, "/workers", {})))
 
-    def cancel(self, run_id: str, force: bool = False) -> Document | None:
-        """Ask for the run to be cancelled; with `force`, without a grace time."""
-        answer = self.request("POST", f"/runs/{_segment(run_id)}/cancel", {"force": True} if force else {})
-        return answer if isinstance(answer, dict) else None
+    def tokens(self) -> list[Document]:
+        """Every API token, without its secret."""
+        return list(self._tell(dialogue.items(self._contact, "/tokens", {})))
 
-    def wait(self, run_id: str, timeout_s: float | None = None) -> Document:
-        """The run once it is final, or as it is after `timeout_s`; bears with a server that restarts."""
-        ends = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        patience = self._patience(timeout_s)
-        while True:
-            left_s = max(0.0, ends - time.monotonic())
-            try:
-                run = self.run(run_id, wait=min(WAIT_STEP_S, left_s))
-            except ClientError as error:
-                patience.bear(error)
-                continue
-            if run["state"] in FINAL or time.monotonic() >= ends:
-                return run
-            patience.reset()
-            time.sleep(min(0.1, left_s))  # a server that shuts down answers early; do not storm it
+    def create_token(self, scope: str, name: str | None = None, expires: object = None) -> Document:
+        """Make an API token; `token` in the answer is its secret, which cannot be had again. Raises InvalidInput."""
+        wanted = {"scope": scope, "name": name, "expires": expires}
+        return cast(Document, self.request("POST", "/tokens", {k: v for k, v in wanted.items() if v is not None}))
 
-    def log_lines(
-        self, run_id: str, attempt: int | None = None, after: int = 0, follow: bool = False
-    ) -> Iterator[Document]:
-        """The lines of a log: `{line, at, stream, text, attempt, partial?}`.
+    def revoke_token(self, token_id: str) -> None:
+        """End an API token, and its sessions. Raises NotFound."""
+        self.request("DELETE", f"/tokens/{segment(token_id)}")
 
-        With `follow`, until the run is final: through restarts of the server of up to a minute, and no line is
-        lost or repeated. `partial` means that the text did not end with a newline.
-        """
-        if follow:
-            return iter(_Follower(self, run_id, attempt, after))
-        return self._read_log(run_id, attempt, after, follow=False)
+    # how a dialogue is had
 
-    def log_text(self, run_id: str, attempt: int | None = None) -> Iterator[bytes]:
-        """The exact bytes that an attempt (the latest, unless given) has written."""
-        path = f"{API}/runs/{_segment(run_id)}/log"
-        with self._transport.stream(path, {"attempt": attempt}, "text/plain", READ_TIMEOUT_S) as chunks:
-            yield from chunks
+    def _submit(self, path: str, body: Mapping[str, Any], key: str | None) -> Run:
+        return Run.of(self.request("POST", path, body, headers={"Idempotency-Key": key or uuid4().hex}))
 
-    # tasks
+    def _do(self, dialogue: Dialogue[Answer]) -> Answer:
+        talk = Talk(dialogue)
+        for _ in self._steps(talk):
+            pass
+        return talk.result
 
-    def tasks(self, **filters: Any) -> Iterator[Document]:
-        """Every saved task, fetched page by page."""
-        return self._items("/tasks", filters)
+    def _tell(self, dialogue: Dialogue[None]) -> Iterator[Any]:
+        return self._steps(Talk(dialogue))
 
-    def task(self, name: str) -> Document:
-        """A saved task."""
-        task: Document = self.request("GET", f"/tasks/{_segment(name)}")
-        return task
+    def _steps(self, talk: Talk[Any]) -> Generator[Any, None, None]:
+        """Take the steps of a dialogue, and yield what it tells."""
+        with _Stream(self._http, self._wire) as stream:
+            while (step := talk.step()) is not None:
+                if isinstance(step, Tell):
+                    yield step.value
+                    continue
+                try:
+                    talk.answer(self._take(step, stream))
+                except TaskmanError as error:
+                    talk.fail(error)
 
-    def create_task(self, body: Document) -> Document:
-        """Save a new task."""
-        return self._post("/tasks", body)
-
-    def put_task(self, name: str, body: Document) -> Document:
-        """Save a task, new or in place of the one of that name."""
-        task: Document = self.request("PUT", f"/tasks/{_segment(name)}", body)
-        return task
-
-    def delete_task(self, name: str) -> None:
-        """Delete a task."""
-        self.request("DELETE", f"/tasks/{_segment(name)}")
-
-    # how the above is asked and read
-
-    def _post(self, path: str, body: Document, idempotency_key: str | None = None) -> Document:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-        document: Document = self.request("POST", path, body, headers=headers)
-        return document
-
-    def _items(self, path: str, filters: Mapping[str, Any]) -> Iterator[Document]:
-        cursor = None
-        while True:
-            page = self.request("GET", path, params={**filters, "cursor": cursor})
-            yield from page["items"]
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
-
-    def _read_log(self, run_id: str, attempt: int | None, after: int, *, follow: bool) -> Iterator[Document]:
-        params = {"attempt": attempt, "after": after or None, "follow": 1 if follow else None}
-        limit_s = None if follow else READ_TIMEOUT_S
-        path = f"{API}/runs/{_segment(run_id)}/log"
-        with self._transport.stream(path, params, "application/x-ndjson", limit_s) as chunks:
-            for text in _split_lines(chunks):
-                if text.strip():
-                    yield _log_line(text)
-
-    def _patience(self, limit_s: float | None = None) -> _Patience:
-        return _Patience(self._transport, min(self._patience_s, float("inf") if limit_s is None else limit_s))
+    def _take(self, step: Step, stream: _Stream) -> Any:
+        if isinstance(step, Ask):
+            return _ask(self._http, self._wire, step)
+        if isinstance(step, Listen):
+            return stream.open(step)
+        if isinstance(step, Hear):
+            return stream.hear()
+        assert isinstance(step, Pause)
+        return time.sleep(step.seconds)
 
 
-class _Patience:
-    """How long to bear with a server that has gone away, asking ever less often.
+def check_health(url: str) -> None:
+    """Return when a server's process answers at the address; needs no token. Raises ServerUnreachable."""
+    import httpx2
 
-    It is for a server that has answered before; one that never did is unreachable at once.
-    """
-
-    def __init__(self, transport: Transport, limit_s: float) -> None:
-        self._transport, self._limit_s = transport, limit_s
-        self.reset()
-
-    def reset(self) -> None:
-        """The server is there again."""
-        self._since: float | None = None
-        self._pause_s = 0.1
-
-    def bear(self, error: ClientError) -> None:
-        """Sleep before the next try, or raise `error` when it is no absence or lasts too long."""
-        away = isinstance(error, ServerUnreachable) or getattr(error, "status", 0) in AWAY
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        limit_s = self._limit_s if self._transport.has_answered else 0.0
-        if not away or now - self._since >= limit_s:
-            raise error
-        time.sleep(self._pause_s * random.uniform(0.5, 1.0))
-        self._pause_s = min(self._pause_s * 2, 5.0)
+    wire = Wire(url, "", "taskman-sdk", Contact(0))
+    with httpx2.Client(**wire.options()) as http:
+        _ask(http, wire, Ask("GET", "/health"))
 
 
-class _Follower:
-    """Reads a log until its run is final, through restarts of the server.
+def _ask(http: httpx2.Client, wire: Wire, step: Ask) -> Any:
+    with wire.reaching():
+        response = http.send(http.build_request(**wire.request(step)))
+    wire.check(response)
+    return wire.document(response)
 
-    After a break it asks for what follows the last line *of that line's attempt*: the latest attempt may be another
-    one by now. The end of a stream is believed only if the run was final before the stream was opened, because a
-    server that shuts down ends its streams too, and lines may be written while nobody listens.
-    """
 
-    def __init__(self, client: Client, run_id: str, attempt: int | None, after: int) -> None:
-        self._client, self._run_id = client, run_id
-        self._is_pinned = attempt is not None
-        self._attempt, self._after = attempt, after
-        self._latest = 0
-        self._idle_s = 0.1
-        self._patience = client._patience()
+class _Stream:
+    """The stream that a dialogue listens to, if any."""
 
-    def __iter__(self) -> Iterator[Document]:
-        is_over = False
-        while True:
-            try:
-                yield from self._stream(follow=not is_over)
-                if is_over and not self._advance():
-                    return
-                is_over = is_over or self._look_whether_over()
-            except ClientError as error:
-                self._patience.bear(error)
+    def __init__(self, http: httpx2.Client, wire: Wire) -> None:
+        self._http, self._wire = http, wire
+        self._response: httpx2.Response | None = None
+        self._chunks: Iterator[bytes] = iter(())
 
-    def _stream(self, *, follow: bool) -> Iterator[Document]:
-        opened = time.monotonic()
-        known = (0, 0) if self._attempt is None else (self._attempt, self._after)
-        try:
-            for line in self._client._read_log(self._run_id, self._attempt, self._after, follow=follow):
-                place = line["attempt"], line["line"]
-                if place > known:
-                    self._attempt, self._after = place
-                    self._idle_s = 0.1
-                    self._patience.reset()
-                    yield line
-        finally:
-            if follow and time.monotonic() - opened > STEADY_S:
-                self._patience.reset()  # it was there, only the task had nothing to say
+    def __enter__(self) -> Self:
+        return self
 
-    def _look_whether_over(self) -> bool:
-        run = self._client.run(self._run_id)
-        self._latest = run.get("attempt") or 0
-        if run["state"] in FINAL or (self._is_pinned and self._has_ended(run)):
-            return True
-        if not self._advance():
-            time.sleep(self._idle_s)  # the next attempt has not begun, or the server is about to go
-            self._idle_s = min(self._idle_s * 2, 2.0)
-        return False
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
-    def _advance(self) -> bool:
-        """Go on to the next attempt, if there is one to be read."""
-        if self._is_pinned or self._attempt is None or self._attempt >= self._latest:
-            return False
-        self._attempt, self._after = self._attempt + 1, 0
-        return True
+    def open(self, step: Listen) -> None:
+        self.close()
+        with self._wire.reaching():
+            request = self._http.build_request(**self._wire.request(step))
+            self._response = response = self._http.send(request, stream=True)
+            if not response.is_success:
+                response.read()
+        self._wire.check(response)
+        self._chunks = response.iter_bytes()
 
-    def _has_ended(self, run: Document) -> bool:
-        attempts = run.get("attempts") or []
-        return any(a["number"] == self._attempt and a["state"] != "running" for a in attempts)
+    def hear(self) -> bytes | None:
+        with self._wire.reaching():
+            return next(self._chunks, None)
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response, self._chunks = None, iter(())
 
 
 def _first_line(path: Path) -> str:
@@ -323,28 +340,3 @@ def _token_in_file(name: str) -> str:
     if not token:
         raise ConfigError(f"TASKMAN_TOKEN_FILE: {name} does not exist or is empty; write a token into it")
     return token
-
-
-def _segment(name: str) -> str:
-    """A name as one segment of a path, whatever characters it has."""
-    if not name.strip("."):
-        raise RequestRefused(404, "not_found", f"'{name}' names nothing")
-    return quote(name, safe="", errors="replace")
-
-
-def _split_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut at newlines only: text in JSON may hold other line separators, at which iter_lines would cut."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _log_line(text: bytes) -> Document:
-    try:
-        line: Document = json_codec.loads(text)
-    except ValueError:
-        raise ServerUnreachable("the server broke off in the middle of a log line") from None
-    return line

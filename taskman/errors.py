@@ -16,7 +16,8 @@ TaskmanError
 ├── LeaseEnded               the lease of a run came to its end, and so did its processes
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
-│   └── RequestRefused       the server answered with a problem document
+│   ├── RequestRefused       the server refused for a reason that has no exception of its own
+│   └── WaitTimedOut         the run is not final, and the time to wait for it is over
 ├── Fatal                    raised by a task: fail, and do not retry
 └── RetryAfter               raised by a task: try again after so many seconds
 """
@@ -49,6 +50,7 @@ __all__ = [
     "StoreUnsuitable",
     "TaskmanError",
     "Unauthenticated",
+    "WaitTimedOut",
     "nearest",
 ]
 
@@ -167,9 +169,16 @@ class ClientError(TaskmanError):
 
 
 class ServerUnreachable(ClientError):
-    """No Taskman server answers there. Start one with `taskman up`, or set TASKMAN_SERVER."""
+    """No Taskman server answers there. Start one with `taskman up`, or set TASKMAN_SERVER.
+
+    `is_lost_reply`: the request may have arrived, only the answer to it was lost.
+    """
 
     code = "unreachable"
+
+    def __init__(self, message: str | None = None, *, is_lost_reply: bool = False) -> None:
+        self.is_lost_reply = is_lost_reply
+        super().__init__(message)
 
 
 class RequestRefused(ClientError):
@@ -178,6 +187,12 @@ class RequestRefused(ClientError):
     def __init__(self, status: int, code: str, detail: str, faults: Iterable[Fault] = ()) -> None:
         self.status, self.code, self.faults = status, code, list(faults)
         super().__init__(detail)
+
+
+class WaitTimedOut(ClientError):
+    """The run is not final yet. It goes on; wait for it again, or cancel it."""
+
+    code = "wait_timed_out"
 
 
 class Fatal(TaskmanError):

@@ -1,114 +1,133 @@
-"""HTTP as the client needs it: one server, one token, and every failure as an exception of Taskman."""
+"""HTTP as the clients need it: one server, one token, and every failure as an exception of Taskman.
+
+Takes the steps of a dialogue, see taskman.dialogue. What a reply means is read in one place for both kinds of client.
+"""
 
 from __future__ import annotations
 
 import ipaddress
-import json as json_codec
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from . import __version__
-from .errors import ClientError, ConfigError, Fault, InvalidInput, RequestRefused, ServerUnreachable
+from .dialogue import READ_TIMEOUT_S, Ask, Contact, Dialogue, Listen, Step
+from .errors import (
+    ClientError,
+    ConfigError,
+    Conflict,
+    Fault,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    QueueFull,
+    RequestRefused,
+    ServerUnreachable,
+    TaskmanError,
+    Unauthenticated,
+)
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["AWAY", "READ_TIMEOUT_S", "Transport", "checked_url", "is_loopback"]
+__all__ = ["Talk", "Wire", "checked_url", "is_loopback"]
 
 CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 60.0
-AWAY = frozenset({429, 502, 503, 504})
-"""Statuses that say: not now, but perhaps soon."""
+_GONE = (502, 503, 504)
+_BY_STATUS: dict[int, type[TaskmanError]] = {
+    401: Unauthenticated,
+    404: NotFound,
+    409: Conflict,
+    412: Conflict,
+}
+
+Answer = TypeVar("Answer")
 
 
-class Transport:
-    """Sends requests to one server, with one token, over connections that stay open until `close`.
+class Talk(Generic[Answer]):
+    """A dialogue under way: its next step, and what came of the last one."""
+
+    def __init__(self, dialogue: Dialogue[Answer]) -> None:
+        self._dialogue = dialogue
+        self._answer: Any = None
+        self._failure: TaskmanError | None = None
+        self.result: Answer
+
+    def step(self) -> Step | None:
+        """What to do next; None at the end, when `result` is there. Raises what the dialogue ends with."""
+        answer, failure = self._answer, self._failure
+        self._answer = self._failure = None
+        try:
+            return self._dialogue.send(answer) if failure is None else self._dialogue.throw(failure)
+        except StopIteration as end:
+            self.result = end.value
+            return None
+
+    def answer(self, value: Any) -> None:
+        """What came of the step."""
+        self._answer = value
+
+    def fail(self, error: TaskmanError) -> None:
+        """Why the step failed, which the dialogue may bear with."""
+        self._failure = error
+
+
+class Wire:
+    """What both kinds of client do alike: how to reach the server, and what its replies mean.
 
     Proxies from the environment are not used for loopback addresses, and redirects are never followed: the token
-    goes to the server it was meant for. `has_answered` tells whether the server ever did.
+    goes to the server it was meant for.
     """
 
-    def __init__(self, url: str, token: str, agent: str) -> None:
-        import httpx2  # a tenth of a second, which commands that need no server do not pay
-
+    def __init__(self, url: str, token: str, agent: str, contact: Contact) -> None:
+        """Raises ConfigError for an address or a token that cannot be one."""
         self.url = checked_url(url)
-        self.has_answered = False
-        self._http = httpx2.Client(
-            headers={"User-Agent": f"{agent}/{__version__}", **_authorization(token)},
-            trust_env=not is_loopback(self.url),
-            verify=self.url.startswith("https:"),  # reading the certificates takes its time
-            follow_redirects=False,
-        )
+        self.contact = contact
+        self._headers = {"User-Agent": f"{agent}/{__version__}", **_authorization(token)}
 
-    def close(self) -> None:
-        """Close every connection."""
-        self._http.close()
+    def options(self) -> dict[str, Any]:
+        """The arguments of the HTTP client, synchronous or not."""
+        return {
+            "headers": self._headers,
+            "trust_env": not is_loopback(self.url),
+            "verify": self.url.startswith("https:"),  # reading the certificates takes its time
+            "follow_redirects": False,
+        }
 
-    def request(
-        self,
-        method: str,
-        path: str,
-        json: object = None,
-        params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        read_timeout_s: float = READ_TIMEOUT_S,
-    ) -> Any:
-        """The document that the server answers with; None when it answers with none.
-
-        Params that are None are left out.
-        Raises: ServerUnreachable, RequestRefused; InvalidInput when `json` cannot be written as JSON.
-        """
-        content = None if json is None else _encode(json)
-        with self._reached():
-            response = self._http.request(
-                method,
-                self.url + path,
-                content=content,
-                params=_given(params),
-                headers={**({"Content-Type": "application/json"} if content else {}), **(headers or {})},
-                timeout=_timeouts(read_timeout_s),
-            )
-        self._check(response)
-        return self._document(response)
+    def request(self, step: Ask | Listen) -> dict[str, Any]:
+        """The arguments of `build_request` for a step."""
+        arguments: dict[str, Any] = {"url": self.url + step.path, "params": _given(step.params)}
+        if isinstance(step, Listen):
+            # identity: a compressing proxy would hold back lines until its buffer is full
+            headers = {"Accept": step.accept, "Accept-Encoding": "identity"}
+            return {**arguments, "method": "GET", "headers": headers, "timeout": _timeouts(step.read_timeout_s)}
+        headers = {"Content-Type": step.kind} if step.content is not None else {}
+        arguments |= {"headers": {**headers, **step.headers}, "content": step.content}
+        return {**arguments, "method": step.method, "timeout": _timeouts(step.read_timeout_s)}
 
     @contextmanager
-    def stream(
-        self, path: str, params: Mapping[str, Any], accept: str, read_timeout_s: float | None
-    ) -> Iterator[Iterator[bytes]]:
-        """The chunks of an answer as they arrive. No read timeout (None) for one that never ends."""
-        # identity: a compressing proxy would hold back lines until its buffer is full
-        headers = {"Accept": accept, "Accept-Encoding": "identity"}
-        timeout = _timeouts(read_timeout_s)
-        with (
-            self._reached(),
-            self._http.stream(
-                "GET", self.url + path, params=_given(params), headers=headers, timeout=timeout
-            ) as response,
-        ):
-            if not response.is_success:
-                response.read()
-            self._check(response)
-            yield response.iter_bytes()
-
-    @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def reaching(self) -> Iterator[None]:
+        """Turns the failures of HTTP into ours."""
         import httpx2
 
         try:
             yield
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL) as error:
+            raise ServerUnreachable(self._absence(str(error) or type(error).__name__)) from error
         except httpx2.TimeoutException as error:
             raise ServerUnreachable(self._absence("no answer in time")) from error
-        except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise ServerUnreachable(self._absence(str(error) or type(error).__name__)) from error
+        except (httpx2.RequestError, httpx2.StreamError) as error:
+            why = str(error) or type(error).__name__
+            raise ServerUnreachable(self._absence(why), is_lost_reply=True) from error
 
     def _absence(self, why: str) -> str:
         start = "start one with `taskman up`, or " if is_loopback(self.url) else "check that it runs, or "
         return f"no Taskman server answers at {self.url} ({why}): {start}set TASKMAN_SERVER to another address"
 
-    def _check(self, response: httpx2.Response) -> None:
-        self.has_answered = True
+    def check(self, response: httpx2.Response) -> None:
+        """Raise what a refusal means; its body has been read."""
+        self.contact.has_answered = True
         if response.is_success:
             return
         problem = _problem(response)
@@ -117,8 +136,8 @@ class Transport:
     def _stranger(self, response: httpx2.Response) -> ClientError:
         """What to say of an error that is no problem document, so does not come from Taskman itself."""
         status = f"{response.status_code} {response.reason_phrase}".strip()
-        if response.status_code in AWAY:
-            return ServerUnreachable(self._absence(f"something in front of it says {status}"))
+        if response.status_code in (429, *_GONE):
+            return ServerUnreachable(self._absence(f"something in front of it says {status}"), is_lost_reply=True)
         if response.has_redirect_location:
             place = response.headers["Location"]
             detail = f"{self.url} redirects to {place}: set TASKMAN_SERVER to the server's own address"
@@ -126,7 +145,8 @@ class Transport:
         detail = f"{self.url} answers {status}, but not as Taskman does: set TASKMAN_SERVER to a Taskman server"
         return RequestRefused(response.status_code, "stranger", detail)
 
-    def _document(self, response: httpx2.Response) -> Any:
+    def document(self, response: httpx2.Response) -> Any:
+        """What the server answers with; None when it answers with nothing."""
         if not response.content:
             return None
         try:
@@ -169,17 +189,8 @@ def _authorization(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _encode(document: object) -> bytes:
-    try:
-        return json_codec.dumps(document, ensure_ascii=False, allow_nan=False).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"{error.object[error.start]!a} is not valid text, so it cannot be sent") from None
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"this cannot be sent as JSON: {error}") from None
-
-
-def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (params or {}).items() if value is not None}
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _problem(response: httpx2.Response) -> dict[str, Any] | None:
@@ -192,13 +203,23 @@ def _problem(response: httpx2.Response) -> dict[str, Any] | None:
     return problem if isinstance(problem, dict) else None
 
 
-def _refusal(status: int, problem: dict[str, Any]) -> RequestRefused:
+def _refusal(status: int, problem: dict[str, Any]) -> TaskmanError:
+    """The exception that a problem document stands for."""
+    code = str(problem.get("code", ""))
     detail = str(problem.get("detail") or problem.get("title") or f"the server refuses with status {status}")
-    if status >= 500 and problem.get("request_id"):
-        detail += f" (request {problem['request_id']} in the server's log)"
     faults = [
         Fault(str(fault.get("pointer", "")), str(fault.get("detail", "")))
         for fault in problem.get("errors") or ()
         if isinstance(fault, dict)
     ]
-    return RequestRefused(status, str(problem.get("code", "")), detail, faults)
+    if status == 422:
+        return InvalidInput(faults or detail)
+    if status == 403:
+        return Forbidden(detail, scope=problem.get("scope"))
+    if code == QueueFull.code:
+        return QueueFull(detail)
+    if status in _BY_STATUS:
+        return _BY_STATUS[status](detail)
+    if status >= 500 and problem.get("request_id"):
+        detail += f" (request {problem['request_id']} in the server's log)"
+    return RequestRefused(status, code, detail, faults)

@@ -12,10 +12,10 @@ from ..errors import (
     Conflict,
     Forbidden,
     NotFound,
-    RequestRefused,
     ServerUnreachable,
     TaskmanError,
     Unauthenticated,
+    WaitTimedOut,
 )
 
 __all__ = ["Exit", "exit_code", "guard", "report"]
@@ -42,18 +42,8 @@ _BY_ERROR: tuple[tuple[type[TaskmanError], Exit], ...] = (
     (Unauthenticated, Exit.NOT_ALLOWED),
     (Forbidden, Exit.NOT_ALLOWED),
     (Conflict, Exit.CONFLICT),
+    (WaitTimedOut, Exit.WAIT_TIMED_OUT),
 )
-_BY_STATUS = {
-    401: Exit.NOT_ALLOWED,
-    403: Exit.NOT_ALLOWED,
-    404: Exit.NOT_FOUND,
-    409: Exit.CONFLICT,
-    412: Exit.CONFLICT,
-}
-_REMEDY = {
-    401: "Set TASKMAN_TOKEN (or TASKMAN_TOKEN_FILE) to a token of this server.",
-    403: "Set TASKMAN_TOKEN to a token with a wider scope.",
-}
 
 
 def guard(command: click.Command) -> int:
@@ -78,9 +68,6 @@ def guard(command: click.Command) -> int:
 
 def exit_code(error: TaskmanError) -> Exit:
     """The exit code that stands for the error."""
-    if isinstance(error, RequestRefused):
-        is_ours = error.code != "stranger"
-        return _BY_STATUS.get(error.status, Exit.ERROR) if is_ours else Exit.ERROR
     return next((code for kind, code in _BY_ERROR if isinstance(error, kind)), Exit.ERROR)
 
 
@@ -93,9 +80,16 @@ def report(error: TaskmanError) -> None:
     click.echo(f"taskman: {message}", err=True)
     for fault in faults if are_placed else ():
         click.echo(f"  {fault.pointer or '/'}: {fault.detail}", err=True)
-    remedy = _REMEDY.get(error.status) if isinstance(error, RequestRefused) else None
-    if remedy and "TASKMAN_" not in message:
+    if "TASKMAN_" not in message and (remedy := _remedy(error)):
         click.echo(f"  {remedy}", err=True)
+
+
+def _remedy(error: TaskmanError) -> str:
+    if isinstance(error, Unauthenticated):
+        return "Set TASKMAN_TOKEN (or TASKMAN_TOKEN_FILE) to a token of this server."
+    if isinstance(error, Forbidden) and error.scope:
+        return f"Set TASKMAN_TOKEN to such a token; an admin makes one: taskman tokens create --scope {error.scope}"
+    return "Set TASKMAN_TOKEN to a token with a wider scope." if isinstance(error, Forbidden) else ""
 
 
 def _report_usage(error: click.ClickException) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from ..client import Document
+from ..client import LogLine
 from .group import examples
 from .output import print_jsonl, styled
 from .session import known_run, session
@@ -32,20 +32,20 @@ def logs(run_id: str, follow: bool, attempt: int | None, as_json: bool) -> None:
     What the run wrote to stdout goes to stdout; its stderr, and what Taskman has to say, go to stderr.
     """
     with session() as client, known_run(run_id):
-        lines = client.log_lines(run_id, attempt=attempt, follow=follow)
+        lines = client.logs(run_id, attempt=attempt, follow=follow)
         if as_json:
-            print_jsonl(lines)
+            print_jsonl(line.raw for line in lines)
         else:
             print_lines(lines)
 
 
-def print_lines(lines: Iterable[Document]) -> bool:
+def print_lines(lines: Iterable[LogLine]) -> bool:
     """Print each line at once, to the stream that it belongs to; whether the last one had no newline."""
     is_partial = False
     for line in lines:
-        stream = sys.stdout if line["stream"] == "out" else sys.stderr
-        text = styled(line["text"], err=True, dim=True) if line["stream"] == "sys" else line["text"]
-        is_partial = bool(line.get("partial"))
+        stream = sys.stdout if line.stream == "out" else sys.stderr
+        text = styled(line.text, err=True, dim=True) if line.stream == "sys" else line.text
+        is_partial = line.is_partial
         stream.write(text if is_partial else text + "\n")
         stream.flush()
     return is_partial

@@ -15,7 +15,18 @@ import click
 
 from ..model.instants import format_duration, parse_instant
 
-__all__ = ["duration", "fields", "notice", "print_json", "print_jsonl", "short_time", "state", "styled", "table"]
+__all__ = [
+    "Cell",
+    "duration",
+    "fields",
+    "notice",
+    "print_json",
+    "print_jsonl",
+    "short_time",
+    "state",
+    "styled",
+    "table",
+]
 
 GAP = "  "
 _COLOURS = {

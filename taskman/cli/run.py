@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..client import Client, Document
+from ..client import Client, Document, Run
 from ..errors import ServerUnreachable
 from .exits import Exit
 from .group import examples
@@ -102,13 +102,13 @@ class _Order:
         }
         return {name: value for name, value in fields.items() if value is not None}
 
-    def submit(self, client: Client, body: Document) -> Document:
+    def submit(self, client: Client, body: Document) -> Run:
         """Send it; the run that came of it."""
         if not self.task:
-            return client.submit(body, self.idempotency_key)
+            return client.submit(idempotency_key=self.idempotency_key, **body)
         others = f"all tasks:  taskman tasks list\n  a command:  taskman run -- {shlex.quote(self.task)}"
         with known_task(client, self.task, others):
-            return client.run_task(self.task, body, self.idempotency_key)
+            return client.run_task(self.task, idempotency_key=self.idempotency_key, **body)
 
 
 @click.command(
@@ -154,22 +154,22 @@ def run(**options: Any) -> int:
     body = order.body()
     with session() as client:
         asked = order.submit(client, body)
-        return _detach(asked, order.as_json) if order.detach else _follow(client, asked["id"], order.as_json)
+        return _detach(asked, order.as_json) if order.detach else _follow(client, asked.id, order.as_json)
 
 
-def _detach(asked: Document, as_json: bool) -> int:
+def _detach(asked: Run, as_json: bool) -> int:
     if as_json:
-        print_json(asked)
+        print_json(asked.raw)
     else:
-        click.echo(asked["id"])
-    notice(styled(f"follow it: taskman logs -f {asked['id']}", err=True, dim=True))
+        click.echo(asked.id)
+    notice(styled(f"follow it: taskman logs -f {asked.id}", err=True, dim=True))
     return Exit.OK
 
 
 def _follow(client: Client, run_id: str, as_json: bool) -> int:
     try:
         if not as_json:
-            is_cut = print_lines(client.log_lines(run_id, follow=True))
+            is_cut = print_lines(client.logs(run_id, follow=True))
             if is_cut and sys.stdout.isatty():
                 notice("")  # so that what follows begins on a line of its own
         final = client.wait(run_id)
@@ -179,28 +179,27 @@ def _follow(client: Client, run_id: str, as_json: bool) -> int:
     except ServerUnreachable as error:
         raise ServerUnreachable(f"{error}\n  The run goes on. Follow it: taskman logs -f {run_id}") from error
     if as_json:
-        print_json(final)
+        print_json(final.raw)
     return say_how_it_ended(final)
 
 
-def say_how_it_ended(run: Document) -> int:
+def say_how_it_ended(run: Run) -> int:
     """Print a line on stderr about a final run, and what to look at next; 0 when it succeeded, else 6."""
-    has_succeeded = run["state"] == "succeeded"
-    colour = "green" if has_succeeded else "red"
-    took = f" after {duration(run['started_at'], run['finished_at'])}" if run.get("started_at") else ""
-    notice(f"run {run['id']} {styled(run['state'], err=True, fg=colour)}{_cause(run)}{took}")
-    if has_succeeded:
+    colour = "green" if run.has_succeeded else "red"
+    took = f" after {duration(run.raw['started_at'], run.raw['finished_at'])}" if run.started_at else ""
+    notice(f"run {run.id} {styled(run.state, err=True, fg=colour)}{_cause(run)}{took}")
+    if run.has_succeeded:
         return Exit.OK
-    notice(styled(f"  look closer: taskman runs show {run['id']}", err=True, dim=True))
+    notice(styled(f"  look closer: taskman runs show {run.id}", err=True, dim=True))
     return Exit.RUN_UNSUCCESSFUL
 
 
-def _cause(run: Document) -> str:
-    result = run["result"] if isinstance(run.get("result"), dict) else {}
-    what = str(run.get("error") or "").partition("\n")[0]
-    if run["state"] == "failed" and result.get("signal"):
+def _cause(run: Run) -> str:
+    result = run.result if isinstance(run.result, dict) else {}
+    what = str(run.error or "").partition("\n")[0]
+    if run.state == "failed" and result.get("signal"):
         what = f"signal {result['signal']}"
-    elif run["state"] == "failed" and result.get("exit_code"):
+    elif run.state == "failed" and result.get("exit_code"):
         what = f"exit code {result['exit_code']}"
-    reason = f" (reason {run['reason']})" if run.get("reason") else ""
+    reason = f" (reason {run.reason})" if run.reason else ""
     return (f": {what}" if what else "") + reason

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..client import Document
-from ..errors import TaskmanError
-from ..model.states import FINAL, REASONS, State
+from ..errors import TaskmanError, WaitTimedOut
+from ..model.states import REASONS, State
 from .exits import Exit, exit_code, report
 from .group import NounGroup, examples
 from .logs import logs
@@ -55,7 +55,7 @@ def list_runs(limit: int, as_json: bool, as_lines: bool, **filters: Any) -> None
     """List runs, the newest first."""
     filters["state"] = list(filters["state"]) or None
     with session() as client:
-        found = islice(client.runs(limit=min(limit, PAGE), **filters), limit)
+        found = (run.raw for run in islice(client.runs(limit=min(limit, PAGE), **filters), limit))
         if as_lines:
             print_jsonl(found)
         elif as_json:
@@ -82,7 +82,7 @@ def _row(run: Document) -> tuple[str | tuple[str, str], ...]:
 def show(run_id: str, as_json: bool) -> None:
     """Show everything about a run."""
     with session() as client, known_run(run_id):
-        run = client.run(run_id)
+        run = client.get(run_id).raw
     if as_json:
         print_json(run)
     else:
@@ -133,13 +133,15 @@ def wait(run_id: str, timeout: str | None, as_json: bool) -> int:
     """Wait until a run is final, and exit with 0 if it succeeded, with 6 if not."""
     limit_s = seconds(timeout) if timeout else None
     with session() as client, known_run(run_id):
-        run = client.wait(run_id, limit_s)
+        try:
+            run = client.wait(run_id, limit_s)
+        except WaitTimedOut as error:
+            if as_json:
+                print_json(client.get(run_id).raw)
+            raise WaitTimedOut(f"{error}\n  wait on: taskman runs wait {run_id}") from None
     if as_json:
-        print_json(run)
-    if run["state"] in FINAL:
-        return say_how_it_ended(run)
-    notice(f"run {run_id} is still {run['state']} after {timeout}\n  wait on: taskman runs wait {run_id}")
-    return Exit.WAIT_TIMED_OUT
+        print_json(run.raw)
+    return say_how_it_ended(run)
 
 
 @runs.command(epilog=examples("taskman runs why ID", "taskman runs why ID --json"))
@@ -168,7 +170,7 @@ def cancel(run_ids: tuple[str, ...], force: bool) -> int:
         for run_id in run_ids:
             try:
                 with known_run(run_id):
-                    client.cancel(run_id, force)
+                    client.cancel(run_id, force=force)
                 notice(f"run {run_id} is being cancelled\n  see it end: taskman runs wait {run_id}")
             except TaskmanError as error:
                 report(error)

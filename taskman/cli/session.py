@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from ..client import Client, connect
+from ..client import Client, check_health, find_server
 from ..config import load
-from ..errors import NotFound, RequestRefused
+from ..errors import NotFound, TaskmanError
 from .group import retyped
 
 __all__ = ["known_run", "known_task", "session"]
@@ -18,7 +18,11 @@ LOOKED_AT = 1000
 
 def session() -> Client:
     """A client for the server that the settings name; to be closed by `with`."""
-    return connect(load())
+    place = find_server(load())
+    if not place.token:
+        check_health(place.url)  # where no server is, a token would not help
+    place.require_token()
+    return Client(place.url, place.token, agent="taskman-cli")
 
 
 @contextmanager
@@ -26,9 +30,7 @@ def known_task(client: Client, name: str, otherwise: str = "taskman tasks list")
     """Turn the server's 404 into a message with the nearest task; `otherwise` is the next command without one."""
     try:
         yield
-    except RequestRefused as error:
-        if error.status != 404 or error.code == "stranger":
-            raise
+    except NotFound:
         names = _task_names(client)
         if name in names:
             raise
@@ -41,14 +43,12 @@ def known_run(run_id: str) -> Iterator[None]:
     """Turn the server's 404 into a message that names the run and how to find it."""
     try:
         yield
-    except RequestRefused as error:
-        if error.status != 404 or error.code == "stranger":
-            raise
+    except NotFound:
         raise NotFound(f"there is no run '{run_id}'\n  taskman runs list") from None
 
 
 def _task_names(client: Client) -> list[str]:
     try:
         return [task["name"] for task in islice(client.tasks(limit=LOOKED_AT), LOOKED_AT)]
-    except RequestRefused:  # a token may run a task that it may not see
+    except TaskmanError:  # a token may run a task that it may not see
         return []

@@ -26,6 +26,7 @@ __all__ = ["RESERVED_NAMES", "Scope", "Token", "TokenRequest", "digest_of", "id_
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _FORM = re.compile(r"tm_([0-9A-Za-z]{40})([0-9A-Za-z]{6})", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", re.ASCII)
 RESERVED_NAMES = frozenset({"admin", "local"})
 """What the tokens that a server starts with are called in the history of runs."""
 
@@ -88,12 +89,14 @@ class TokenRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     scope: Scope
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,99}$")] | None = None
+    name: str | None = None
     expires: Annotated[Duration, Field(ge=1)] | None = None
 
     @field_validator("name")
     @classmethod
-    def _is_free(cls, name: str | None) -> str | None:
+    def _can_be_a_name(cls, name: str | None) -> str | None:
+        if name is not None and not _NAME.fullmatch(name):
+            raise ValueError(f"'{name}' cannot be a name: use up to 100 letters, digits and . _ @ -, no blanks")
         if name in RESERVED_NAMES:
             raise ValueError(f"'{name}' is what a token of the server itself is called: choose another name")
         return name

@@ -123,6 +123,23 @@ def test_local_server_is_found_with_its_token_by_the_files_it_writes(server, tas
     assert server.asked[-1].headers["User-Agent"].startswith("taskman-cli/")
 
 
+def test_token_of_this_machine_goes_to_its_own_server_only(server, taskman, replies, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/server.url").write_text("http://127.0.0.1:1\n")
+    (tmp_path / "data/cli-token").write_text("tm_local\n")
+    server.on("GET /health", lambda handler: handler.send(404, "text/plain"))
+    for stranger in (server.url, server.url.replace("127.0.0.1", "localhost")):
+        done = taskman("tasks", "list", TASKMAN_SERVER=stranger, TASKMAN_TOKEN=None)
+        assert done.returncode == 1
+        server.on("GET /health", replies.document({"status": "ok"}))
+        done = taskman("tasks", "list", TASKMAN_SERVER=stranger, TASKMAN_TOKEN=None)
+        assert "no token" in done.err
+    assert not [asked for asked in server.asked if "Authorization" in asked.headers]
+    (tmp_path / "data/server.url").write_text(server.url + "\n")
+    server.on("GET /tasks", replies.document({"items": [], "next_cursor": None}))
+    assert taskman("tasks", "list", TASKMAN_SERVER=server.url + "/", TASKMAN_TOKEN=None).returncode == 0
+
+
 @pytest.mark.parametrize("url", ["localhost:8080", "http://", "ftp://host", "http://user:pw@host", "http://host:x"])
 def test_address_that_is_none_is_refused(taskman, url):
     done = taskman("runs", "list", TASKMAN_SERVER=url)
@@ -163,7 +180,7 @@ def test_every_fault_has_a_line(server, taskman, replies):
     done = taskman("tasks", "create", "-f", "-", stdin="{}")
     assert done.returncode == 1
     assert done.err.splitlines() == [
-        "taskman: the task is not right",
+        "taskman: this is not right:",
         "  /schedules/0/cron: has six fields",
         "  /name: is taken",
     ]

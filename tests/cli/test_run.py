@@ -163,8 +163,8 @@ def test_log_of_one_attempt_is_read_once(accepting, taskman, replies):
 def test_patience_ends(server, replies):
     server.on(LOG, replies.log((1, 1, "out", "1"), then="break"), replies.problem(503, "x", "Redis is away"))
     with Client(server.url, "tm_test", patience_s=0.2) as client:
-        lines = client.log_lines("r0-1", follow=True)
-        assert next(lines)["text"] == "1"
+        lines = client.logs("r0-1", follow=True)
+        assert next(lines).text == "1"
         with pytest.raises(RequestRefused, match="away"):
             next(lines)
 
@@ -172,7 +172,7 @@ def test_patience_ends(server, replies):
 def test_server_that_never_answered_gets_no_patience():
     with Client("http://127.0.0.1:1", "tm_test") as client:
         with pytest.raises(ServerUnreachable):
-            next(client.log_lines("r0-1", follow=True))
+            next(client.logs("r0-1", follow=True))
         with pytest.raises(ServerUnreachable):
             client.wait("r0-1")
 
@@ -222,7 +222,7 @@ def test_wait_that_runs_out_exits_with_seven(accepting, taskman, replies):
     accepting.on(RUN, replies.document({**replies.run, "state": "running"}))
     done = taskman("runs", "wait", "r0-1", "--timeout", "0.2s")
     assert done.returncode == 7
-    assert "still running after 0.2s" in done.err
+    assert "still running after 0.2 s" in done.err
     assert taskman("runs", "wait", "r0-1", "--timeout", "soon").returncode == 2
 
 

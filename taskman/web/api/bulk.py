@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import trio
@@ -12,13 +12,14 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import BadRequest
 
 from ...errors import Fault, InvalidInput, QueueFull, TaskmanError
+from ...model.sameness import digest_of
 from ...store.runs import Receipt
 from .. import actions
 from ..actions import Order
 from ..asgi import sole_error
 from ..auth import identity
 from ..services import Services, services
-from .bodies import json_body, parse_json, trigger_of
+from .bodies import idempotency_of, json_body, parse_json, trigger_of
 
 __all__ = ["blueprint"]
 
@@ -31,11 +32,14 @@ blueprint = Blueprint("bulk_api", __name__)
 
 @blueprint.post("/runs/bulk")
 async def create_many() -> ResponseReturnValue:
-    """Create up to 10,000 runs; the answer has an item for each, in order: its id, or what is wrong with it."""
+    """Create up to 10,000 runs; the answer has an item for each, in order: its id, or what is wrong with it.
+
+    With an Idempotency-Key, the same request again gives the same runs: each has that key and its place.
+    """
     bodies = await _bodies()
     if len(bodies) > MOST:
         raise InvalidInput(f"at most {MOST:,} runs in a request: this one has {len(bodies):,}", "/runs")
-    making = _Making(services(), identity().by, trigger_of())
+    making = _Making(services(), identity().by, trigger_of(), await idempotency_of())
     try:
         await making.create(bodies)
     except* TaskmanError as errors:
@@ -69,6 +73,7 @@ class _Making:
     services: Services
     by: str
     trigger: str
+    idempotency: tuple[str, str] | None
     items: list[dict[str, Any]] = field(default_factory=list)
 
     async def create(self, bodies: Sequence[Any]) -> None:
@@ -90,16 +95,25 @@ class _Making:
 
     async def _submit(self, checked: Sequence[Order | list[Fault]], first: int, room: trio.CapacityLimiter) -> None:
         orders = [(number, one) for number, one in enumerate(checked, first) if isinstance(one, Order)]
-        submissions = [order.submission(self.services.queue_limit) for _, order in orders]
+        submissions = [self._keyed(order, number).submission(self.services.queue_limit) for number, order in orders]
         receipts = await self.services.store.runs.submit(submissions, by=self.by) if submissions else []
         for (number, _), receipt in zip(orders, receipts, strict=True):
             self.items[number] = _item(receipt)
         room.release_on_behalf_of(first)
 
+    def _keyed(self, order: Order, place: int) -> Order:
+        """The order under the key of the whole request and its own place in it."""
+        if self.idempotency is None:
+            return order
+        key, body = self.idempotency
+        return replace(order, idempotency=(digest_of(key, str(place)), body))
+
 
 def _item(receipt: Receipt) -> dict[str, Any]:
     if receipt.outcome == "taken":
         return _refused([Fault("/unique", f"run {receipt.run_id} is the same by its unique key, and not over yet")])
+    if receipt.outcome == "mismatch":
+        return _refused([Fault("", "this Idempotency-Key came with another body before: use a new key")])
     if receipt.outcome == "full":
         return _refused([Fault("/queue", str(QueueFull()))])
     return {"id": receipt.run_id}
