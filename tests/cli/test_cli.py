@@ -140,6 +140,43 @@ def test_token_of_this_machine_goes_to_its_own_server_only(server, taskman, repl
     assert taskman("tasks", "list", TASKMAN_SERVER=server.url + "/", TASKMAN_TOKEN=None).returncode == 0
 
 
+def test_scope_that_is_missing_is_named_with_how_to_get_it(server, taskman, replies):
+    detail = "this needs the scope 'run': token 'ci' has 'read'"
+    server.on("POST /runs", replies.problem(403, "forbidden", detail, scope="run"))
+    done = taskman("run", "--", "true")
+    assert done.returncode == 4
+    assert detail in done.err
+    assert "taskman tokens create --scope run" in done.err
+
+
+def test_token_is_the_only_output_and_its_scope_is_checked_before_anything_is_asked(server, taskman, replies):
+    made = {"id": "3f9a", "name": "ci", "scope": "run", "expires_at": None, "token": "tm_secret"}
+    server.on("POST /tokens", replies.document(made, 201))
+    done = taskman("tokens", "create", "--scope", "run", "--name", "ci", "--expires", "30d")
+    assert done.out == "tm_secret\n"
+    assert "taskman tokens revoke 3f9a" in done.err
+    assert "tm_secret" not in done.err
+    assert server.asked[-1].body == {"scope": "run", "name": "ci", "expires": 30 * 86400.0}
+    for wrong in (["--scope", "root"], [], ["--scope", "run", "--expires", "soon"]):
+        assert taskman("tokens", "create", *wrong).returncode == 2
+    assert len(server.asked) == 1
+
+
+def test_tokens_are_listed_and_revoked(server, taskman, replies):
+    token = {"id": "3f9a", "name": "ci", "scope": "run", "by": "token:local", "created_at": "2026-01-02T03:04:05Z"}
+    page = {"items": [{**token, "last_used_at": None, "expires_at": None}], "next_cursor": None}
+    server.on("GET /tokens", replies.document(page))
+    server.on("DELETE /tokens/3f9a", lambda handler: handler.send(204, "text/plain"))
+    listed = taskman("tokens", "list").out.splitlines()
+    assert listed[0].split() == ["ID", "NAME", "SCOPE", "CREATED", "BY", "LAST", "USED", "EXPIRES"]
+    assert listed[1].split()[:3] == ["3f9a", "ci", "run"]
+    assert json.loads(taskman("tokens", "list", "--json").out)["items"] == page["items"]
+    assert taskman("tokens", "revoke", "3f9a").returncode == 0
+    unknown = taskman("tokens", "revoke", "nope")
+    assert unknown.returncode == 3
+    assert "taskman tokens list" in unknown.err
+
+
 @pytest.mark.parametrize("url", ["localhost:8080", "http://", "ftp://host", "http://user:pw@host", "http://host:x"])
 def test_address_that_is_none_is_refused(taskman, url):
     done = taskman("runs", "list", TASKMAN_SERVER=url)
