@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
+import trio
 from quart import g, redirect, request, url_for
 from quart.typing import ResponseReturnValue
 
-from ..errors import Forbidden, Unauthenticated
+from ..errors import Forbidden, StoreUnavailable, Unauthenticated
 from ..model.token import Scope
 from .access import Identity
 from .scopes import scope_of
@@ -17,7 +19,9 @@ from .services import Services, services
 
 __all__ = [
     "COOKIE",
+    "RECHECK_S",
     "Identity",
+    "Rights",
     "authenticate",
     "by_token",
     "check_scope",
@@ -25,9 +29,11 @@ __all__ = [
     "identity",
     "require_api",
     "require_page",
+    "rights",
 ]
 
 COOKIE = "taskman_session"
+RECHECK_S = 30.0
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -95,6 +101,37 @@ async def _by_session() -> Identity:
     if found is None:
         raise Unauthenticated
     return found
+
+
+class Rights:
+    """Whether whoever asked for a stream may still see it, asked now and then while it goes on."""
+
+    def __init__(self, ask: Callable[[], Awaitable[bool]], *, every_s: float = RECHECK_S) -> None:
+        self._ask, self._every_s = ask, every_s
+        self._due = trio.current_time() + every_s
+
+    async def last(self) -> bool:
+        """False once the token or the session has ended; an outage of Redis ends nothing."""
+        if trio.current_time() < self._due:
+            return True
+        self._due = trio.current_time() + self._every_s
+        try:
+            return await self._ask()
+        except StoreUnavailable:
+            return True
+
+
+def rights() -> Rights:
+    """The rights of whoever sent this request."""
+    here, asked = services(), identity()
+
+    async def ask() -> bool:
+        if asked.session is not None:
+            session = await here.store.sessions.find(asked.session)
+            return session is not None and await here.access.resume(session, asked.session) is not None
+        return asked.id is None or await here.access.is_valid(asked.id)
+
+    return Rights(ask)
 
 
 def _require_scope() -> None:

@@ -16,6 +16,7 @@ from ..model.run import Run
 from ..store.logs import Chunk
 from ..store.pubsub import GAP, Message, Subscription
 from ..store.store import Store
+from .auth import RECHECK_S, Rights
 from .drain import Drain
 from .holes import Hole, Trail
 from .sse import encode
@@ -194,11 +195,12 @@ def as_events(part: Part) -> bytes:
 class LogBody(ResponseBody):
     """The body of a plain response: the log in `form`, to the end of what the reader reads.
 
-    A drain of the server ends it early: whoever follows asks for the run, and comes back if that is not final.
+    A drain of the server ends it early, and so does the end of the token: whoever follows asks for the run, and comes
+    back if that is not final.
     """
 
-    def __init__(self, reader: LogReader, form: Callable[[Part], bytes], drain: Drain) -> None:
-        self._reader, self._form, self._drain = reader, form, drain
+    def __init__(self, reader: LogReader, form: Callable[[Part], bytes], drain: Drain, rights: Rights) -> None:
+        self._reader, self._form, self._drain, self._rights = reader, form, drain, rights
         self._waiting = trio.CancelScope()
 
     async def __aenter__(self) -> LogBody:
@@ -215,8 +217,8 @@ class LogBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        if not self._drain.started:
-            with trio.CancelScope() as self._waiting:
+        while not self._drain.started and await self._rights.last():
+            with trio.move_on_after(RECHECK_S) as self._waiting:
                 return self._form(await self._next_part())
         raise StopAsyncIteration
 

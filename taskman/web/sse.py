@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Protocol
 
 import trio
-from quart import Response, has_request_context, request
+from quart import Response, g, has_request_context, request
 from quart.wrappers.response import ResponseBody
 
+from .auth import Rights, rights
 from .drain import Drain
 
 __all__ = ["Broadcast", "EventStream", "Source", "Subscriber", "encode", "respond"]
@@ -60,12 +61,14 @@ _RESET = encode("reset", "")
 class EventStream(ResponseBody):
     """The body of a response that streams `source`: speaks at once, pings when silent, ends when `drain` starts.
 
+    It ends as well when its reader's `rights` do; a browser that comes back is then sent away.
+
     A class, not a generator: Quart-Trio cancels at any point, and no scope may be open across a yield.
     Cancellation: passed on; the source is closed when the response is left.
     """
 
-    def __init__(self, source: Source, drain: Drain, *, ping_s: float = 15.0) -> None:
-        self._source, self._drain, self._ping_s = source, drain, ping_s
+    def __init__(self, source: Source, drain: Drain, *, rights: Rights | None = None, ping_s: float = 15.0) -> None:
+        self._source, self._drain, self._rights, self._ping_s = source, drain, rights, ping_s
         self._waiting = trio.CancelScope()
         self._greeted = self._ended = False
 
@@ -86,7 +89,7 @@ class EventStream(ResponseBody):
         if not self._greeted:
             self._greeted = True
             return _GREETING
-        if self._ended:
+        if self._ended or (self._rights and not await self._rights.last()):
             raise StopAsyncIteration
         if not self._drain.started:
             with trio.move_on_after(self._ping_s) as self._waiting:
@@ -113,7 +116,8 @@ async def respond(source: Source, drain: Drain) -> Response:
     only_head = has_request_context() and request.method == "HEAD"
     if only_head:
         source.close()
-    body = b"" if only_head else EventStream(source, drain)
+    known = rights() if has_request_context() and "identity" in g else None
+    body = b"" if only_head else EventStream(source, drain, rights=known)
     response = Response(body, content_type="text/event-stream")
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"

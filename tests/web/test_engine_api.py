@@ -208,6 +208,23 @@ def test_many_runs_are_created_in_one_request(api: httpx2.Client) -> None:
     assert api.post("/runs/bulk", json=[good]).status_code == 422
 
 
+def test_many_runs_with_a_key_are_created_once(api: httpx2.Client) -> None:
+    bodies = [{"type": "shell", "params": {"command": "true"}} for _ in range(600)]
+    bodies[3] = {"type": "shel"}
+
+    def create(key: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = api.post(
+            "/runs/bulk", json={"runs": runs}, headers={"Idempotency-Key": key}
+        ).json()["items"]
+        return items
+
+    first = create("a", bodies)
+    assert create("a", bodies) == first
+    assert len({one["id"] for one in first if "id" in one}) == 599
+    assert not {one.get("id") for one in create("b", bodies)} & {one["id"] for one in first if "id" in one}
+    assert "another body" in create("a", bodies[:5])[0]["errors"][0]["detail"]
+
+
 @pytest.mark.parametrize(
     ("options", "pointer"),
     [

@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 from harness import Server, eventually
+from werkzeug.routing import Map
 
 from taskman.errors import StoreUnavailable
 from taskman.model.token import Scope, TokenRequest, digest_of, is_token, new_token
@@ -20,10 +21,11 @@ from taskman.plugins import PluginRegistry
 from taskman.store.store import Store
 from taskman.web.access import Access
 from taskman.web.app import create_app
-from taskman.web.auth import authenticate
+from taskman.web.auth import Rights, authenticate
 from taskman.web.drain import Drain
 from taskman.web.scopes import SCOPES
 from taskman.web.services import Services
+from taskman.web.sse import EventStream
 
 READS = [address for address, scope in SCOPES.items() if scope is not None]
 
@@ -154,11 +156,14 @@ def test_no_secret_reaches_redis_or_the_log(site: Server) -> None:
 # what each scope may do
 
 
-def app_rules(tmp_path: Path) -> set[str]:
+def url_map(tmp_path: Path) -> Map:
     store = Store(f"unix://{tmp_path / 'nowhere.sock'}")
-    services = Services(store, PluginRegistry(), Drain(), "UTC", Access(store, {}), b"key")
-    rules = create_app(services).url_map.iter_rules()
-    return {f"{method} {rule.rule}" for rule in rules for method in rule.methods - {"HEAD", "OPTIONS"}}
+    return create_app(Services(store, PluginRegistry(), Drain(), "UTC", Access(store, {}), b"key")).url_map
+
+
+def app_rules(tmp_path: Path) -> set[str]:
+    rules = url_map(tmp_path).iter_rules()
+    return {f"{method} {rule.rule}" for rule in rules for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}}
 
 
 def test_every_route_has_a_scope_and_every_scope_a_route(tmp_path: Path) -> None:
@@ -229,8 +234,39 @@ def test_pages_let_each_scope_do_its_own_and_no_more(
     status, body, location = head_of(browsers[scope], address)
     assert not location.startswith("/login")
     assert status not in (401, 500)
-    assert ("this needs the scope" in body) != scope.allows(needed)
+    assert (f"This needs the scope {needed}" in body) != scope.allows(needed)
     assert status == 403 or scope.allows(needed)
+
+
+@pytest.fixture(scope="module")
+def furnished(site: Server) -> list[str]:
+    """Pages with something on them."""
+    with site.client() as admin:
+        task = {"name": "nightly", "type": "shell", "params": {"command": "true"}, "schedules": [{"every": "1h"}]}
+        assert admin.post("/tasks", json=task).status_code == 201
+        over = admin.post("/tasks/nightly/runs").json()["id"]
+        waiting = admin.post("/runs", json={"type": "shell", "params": {"command": "true"}, "delay": "1d"}).json()["id"]
+        admin.get(f"/runs/{over}", params={"wait": "20"})
+    return ["/", "/runs", "/tasks", "/plugins", "/tasks/nightly", f"/runs/{over}", f"/runs/{waiting}/log", "/nowhere"]
+
+
+@pytest.mark.parametrize("scope", [Scope.READ, Scope.RUN, Scope.WRITE, Scope.ADMIN])
+def test_pages_offer_nothing_that_would_be_refused(
+    browsers: dict[str, httpx2.Client], furnished: list[str], scope: Scope, tmp_path: Path
+) -> None:
+    routes = url_map(tmp_path).bind("localhost")
+    offered = set()
+    for page in furnished:
+        text = browsers[scope].get(page).text
+        offered |= {("GET", path) for path in re.findall(r'<a [^>]*href="(/[^"#?]*)', text)}
+        offered |= {("POST", path) for path in re.findall(r'<form [^>]*method="post"[^>]*action="(/[^"#?]*)', text)}
+    rules = {f"{method} {routes.match(path, method=method, return_rule=True)[0].rule}" for method, path in offered}
+    assert rules >= {"GET /runs/<run_id>", "GET /tasks/<name>", "POST /theme"}
+    assert ("POST /tasks/<name>/runs" in rules) == scope.allows(Scope.RUN)
+    assert ("GET /tasks/<name>/edit" in rules) == scope.allows(Scope.WRITE)
+    for rule in rules:
+        needed = SCOPES[rule]
+        assert needed is None or scope.allows(needed), rule
 
 
 def test_a_worker_token_opens_no_pages(site: Server) -> None:
@@ -330,6 +366,41 @@ async def test_whoever_holds_a_connection_hears_of_the_end_of_its_token(store: S
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert connections.child_tasks, "another token has ended, not this one"
             await store.tokens.revoke(token.id)
+
+
+class Endless:
+    """A source with one event after another."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b"data: x\n\n"
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_stream_ends_when_the_token_of_its_reader_does(store: Store) -> None:
+    access = Access(store, {})
+    token, _ = await store.tokens.create(TokenRequest(scope=Scope.READ), by="x")
+
+    async def ask() -> bool:
+        return await access.is_valid(token.id)
+
+    stream = EventStream(Endless(), Drain(), rights=Rights(ask, every_s=0))
+    with trio.fail_after(20):
+        blocks = [await anext(stream) for _ in range(10)]
+        assert len(blocks) == 10
+        await store.tokens.revoke(token.id)
+        async for _ in stream:  # at most as long as the token is remembered
+            await trio.sleep(0.05)
+
+
+async def test_an_outage_ends_no_stream(tmp_path: Path) -> None:
+    access = Access(Store(f"unix://{tmp_path / 'nowhere.sock'}"), {})
+    assert await Rights(lambda: access.is_valid("0" * 16), every_s=0).last()
 
 
 async def test_use_is_written_once_a_minute_and_memory_is_bounded(store: Store, monkeypatch: Any) -> None:

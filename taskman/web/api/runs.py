@@ -19,7 +19,7 @@ from ...model.validation import validate
 from ...store.pubsub import Message
 from ...store.store import Store
 from .. import actions
-from ..auth import identity
+from ..auth import identity, rights
 from ..logs import LogBody, LogEvents, LogReader, Position, as_bytes, as_ndjson
 from ..services import Services, services
 from ..sse import respond
@@ -166,7 +166,7 @@ async def _plain(reader: LogReader, kind: str) -> Response:
     form = as_bytes if kind == "text/plain" else as_ndjson
     response = await make_response(b"", 200)
     assert isinstance(response, Response)
-    response.response = LogBody(reader, form, services().drain)
+    response.response = LogBody(reader, form, services().drain, rights())
     response.headers.pop("Content-Length", None)
     response.content_type = f"{kind}; charset=utf-8" if kind == "text/plain" else kind
     response.headers["X-Accel-Buffering"] = "no"

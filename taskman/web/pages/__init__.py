@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from ..auth import form_token, identity
 from . import ansi, charts, errors, icons, live, login, logview, overview, plugins, runs, tasks, theme, wording
 from .notices import clear_shown_notice, take_notice
+from .rendering import rights_of
 
 __all__ = ["blueprints", "prepare"]
 
@@ -55,5 +56,7 @@ async def _common() -> dict[str, Any]:
         "theme": theme.chosen(),
         "notice": take_notice(),
         "user": identity().by.partition(":")[2] if signed_in else None,
+        "scope": identity().scope if signed_in else None,
+        "may": rights_of(identity()) if signed_in else {},
         "token": form_token() if signed_in else "",
     }

@@ -9,7 +9,7 @@ from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from ...errors import StoreUnavailable, TaskmanError
+from ...errors import Forbidden, StoreUnavailable, TaskmanError
 from ..problems import problem_of, status_of
 
 __all__ = ["register"]
@@ -36,6 +36,7 @@ async def _show(error: Exception) -> ResponseReturnValue:
     status, detail = _explain(error)
     title = _TITLES.get(status, "Something went wrong")
     request_id = request.scope.get("taskman.request_id")
+    needed = error.scope if isinstance(error, Forbidden) else None
     page = await render_template(
         "errors/show.html",
         status=status,
@@ -43,11 +44,15 @@ async def _show(error: Exception) -> ResponseReturnValue:
         detail=detail,
         request_id=request_id,
         comes_back=isinstance(error, StoreUnavailable),
+        needed=needed,
+        wanted=request.path if request.method == "GET" else "/",
     )
     return page, status
 
 
 def _explain(error: Exception) -> tuple[int, str]:
+    if isinstance(error, Forbidden) and error.scope:
+        return 403, f"This needs the scope {error.scope}."
     if isinstance(error, TaskmanError):
         return int(status_of(error)), str(error)
     if isinstance(error, HTTPException):
