@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import trio
-from quart.wrappers.response import ResponseBody
 
 from ..errors import NotFound, StoreUnavailable
 from ..model.loglines import LogLine, split_lines
@@ -20,6 +18,7 @@ from .auth import RECHECK_S, Rights
 from .drain import Drain
 from .holes import Hole, Trail
 from .sse import encode
+from .streaming import StreamBody
 
 __all__ = ["LogBody", "LogEvents", "LogReader", "Position", "as_bytes", "as_events", "as_ndjson", "lines_of"]
 
@@ -192,44 +191,25 @@ def as_events(part: Part) -> bytes:
     )
 
 
-class LogBody(ResponseBody):
+class LogBody(StreamBody):
     """The body of a plain response: the log in `form`, to the end of what the reader reads.
 
-    A drain of the server ends it early, and so does the end of the token: whoever follows asks for the run, and comes
-    back if that is not final.
+    When it ends early, whoever follows asks for the run, and comes back if that is not final.
     """
 
     def __init__(self, reader: LogReader, form: Callable[[Part], bytes], drain: Drain, rights: Rights) -> None:
-        self._reader, self._form, self._drain, self._rights = reader, form, drain, rights
-        self._waiting = trio.CancelScope()
-
-    async def __aenter__(self) -> LogBody:
-        self._drain.watch(self._interrupt)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._drain.unwatch(self._interrupt)
-        self._reader.close()
-
-    def __aiter__(self) -> LogBody:
-        return self
+        super().__init__(drain, rights)
+        self._reader, self._form = reader, form
 
     async def __anext__(self) -> bytes:
-        while not self._drain.started and await self._rights.last():
-            with trio.move_on_after(RECHECK_S) as self._waiting:
-                return self._form(await self._next_part())
+        while not self._drain.started and await self._is_welcome():
+            part = await self._next(self._reader.receive, RECHECK_S)
+            if part is not None:
+                return self._form(part)
         raise StopAsyncIteration
 
-    async def _next_part(self) -> Part:
-        try:
-            return await self._reader.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
-    def _interrupt(self) -> None:
-        self._waiting.cancel()
+    def _close(self) -> None:
+        self._reader.close()
 
 
 class LogEvents:

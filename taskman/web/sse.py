@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 import re
-from types import TracebackType
 from typing import Protocol
 
 import trio
 from quart import Response, g, has_request_context, request
-from quart.wrappers.response import ResponseBody
 
 from .auth import Rights, rights
 from .drain import Drain
+from .streaming import StreamBody
 
 __all__ = ["Broadcast", "EventStream", "Source", "Subscriber", "encode", "respond"]
 
@@ -58,57 +57,35 @@ def _field(name: bytes, value: str) -> bytes:
 _RESET = encode("reset", "")
 
 
-class EventStream(ResponseBody):
+class EventStream(StreamBody):
     """The body of a response that streams `source`: speaks at once, pings when silent, ends when `drain` starts.
 
     It ends as well when its reader's `rights` do; a browser that comes back is then sent away.
-
-    A class, not a generator: Quart-Trio cancels at any point, and no scope may be open across a yield.
-    Cancellation: passed on; the source is closed when the response is left.
     """
 
     def __init__(self, source: Source, drain: Drain, *, rights: Rights | None = None, ping_s: float = 15.0) -> None:
-        self._source, self._drain, self._rights, self._ping_s = source, drain, rights, ping_s
-        self._waiting = trio.CancelScope()
+        super().__init__(drain, rights)
+        self._source, self._ping_s = source, ping_s
         self._greeted = self._ended = False
-
-    async def __aenter__(self) -> EventStream:
-        self._drain.watch(self._interrupt)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._drain.unwatch(self._interrupt)
-        self._source.close()
-
-    def __aiter__(self) -> EventStream:
-        return self
 
     async def __anext__(self) -> bytes:
         if not self._greeted:
             self._greeted = True
             return _GREETING
-        if self._ended or (self._rights and not await self._rights.last()):
+        if self._ended or not await self._is_welcome():
             raise StopAsyncIteration
-        if not self._drain.started:
-            with trio.move_on_after(self._ping_s) as self._waiting:
-                return await self._next_events()
+        events = await self._next(self._source.receive, self._ping_s)
+        if events is not None:
+            return events
         return self._farewell() if self._drain.started else _PING
-
-    async def _next_events(self) -> bytes:
-        try:
-            return await self._source.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
 
     def _farewell(self) -> bytes:
         # Spread over seconds, so that the next server does not get all of this one's readers at the same moment.
         self._ended = True
         return b"retry: %d\n\n" % random.randrange(500, 3000)
 
-    def _interrupt(self) -> None:
-        self._waiting.cancel()
+    def _close(self) -> None:
+        self._source.close()
 
 
 async def respond(source: Source, drain: Drain) -> Response:
