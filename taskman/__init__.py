@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from .hookspecs import hookimpl
     from .model.validation import Duration
-    from .tasktypes import ProcessResult, TaskContext, TaskFailed, TaskType
+    from .tasktypes import HeldProcess, ProcessResult, TaskContext, TaskFailed, TaskType, WorkerContext
 
 __all__ = [
     "AsyncClient",
@@ -40,6 +40,7 @@ __all__ = [
     "Duration",
     "Fatal",
     "Forbidden",
+    "HeldProcess",
     "InvalidInput",
     "LogLine",
     "NotFound",
@@ -56,6 +57,7 @@ __all__ = [
     "TaskmanError",
     "Unauthenticated",
     "WaitTimedOut",
+    "WorkerContext",
     "__version__",
     "hookimpl",
 ]
@@ -83,7 +85,7 @@ _HOMES = {
     ),
     ".hookspecs": ("hookimpl",),
     ".model.validation": ("Duration",),
-    ".tasktypes": ("ProcessResult", "TaskContext", "TaskFailed", "TaskType"),
+    ".tasktypes": ("HeldProcess", "ProcessResult", "TaskContext", "TaskFailed", "TaskType", "WorkerContext"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,16 +1,18 @@
-"""What a plugin implements (TaskType) and what a running task receives (TaskContext)."""
+"""What a plugin implements (TaskType), and what it is given: of a run (TaskContext), of a worker (WorkerContext)."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
+import trio
 from pydantic import BaseModel
 
-__all__ = ["ProcessResult", "TaskContext", "TaskFailed", "TaskType"]
+__all__ = ["HeldProcess", "ProcessResult", "TaskContext", "TaskFailed", "TaskType", "WorkerContext"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,18 @@ class TaskContext(ABC):
     fire_time: str | None
     worker: str
     env: Mapping[str, str]
+    grace_s: float
 
     @abstractmethod
     def log(self, text: str, stream: str = "out") -> None:
         """Append `text` to the run's log as one or more lines; `stream` is out, err or sys. Never blocks."""
+
+    @abstractmethod
+    async def output(self, stream: str, data: bytes) -> None:
+        """Append bytes to the run's log just as they are, and wait while too much of it waits to be stored.
+
+        Cancellation: the data has been taken.
+        """
 
     @abstractmethod
     async def run_process(
@@ -64,6 +74,48 @@ class TaskContext(ABC):
         """
 
 
+class HeldProcess(Protocol):
+    """A process tree of a worker, for whoever started it with `WorkerContext.hold_process`."""
+
+    def working_for(self, context: TaskContext) -> AbstractContextManager[None]:
+        """Bind the tree to a run for as long as the block lasts.
+
+        When the run is cancelled without a grace, or may become another worker's, the tree is ended, also while the
+        whole worker stands still.
+        """
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Send SIGTERM to the tree, and SIGKILL to what is left of it after the grace. Does not wait for that."""
+
+    async def kill(self) -> None:
+        """Send SIGKILL to the tree. Does not wait until it is gone."""
+
+
+class WorkerContext(ABC):
+    """A worker, seen from a task type that serves for as long as it works."""
+
+    worker: str
+
+    @abstractmethod
+    async def hold_process(
+        self,
+        argv: Sequence[str],
+        stdio: Sequence[int],
+        *,
+        env: Mapping[str, str] | None = None,
+        grace_s: float = 2.0,
+        task_status: trio.TaskStatus[HeldProcess] = trio.TASK_STATUS_IGNORED,
+    ) -> ProcessResult:
+        """Run a process that belongs to no run, and wait until its whole tree is gone.
+
+        For `nursery.start`: the started value controls the tree. `stdio` are three fds that become its standard
+        input, output and error; they can be closed once it has started. It ends with the worker, however that ends.
+        Cancellation: the tree gets SIGTERM, after `grace_s` seconds SIGKILL; Cancelled is raised only when no
+        process of it is left.
+        Raises: OSError when the program cannot be started.
+        """
+
+
 class TaskType(ABC):
     """A kind of task. Subclasses set `name` and `Params` and implement `run`."""
 
@@ -79,3 +131,14 @@ class TaskType(ABC):
         Raise TaskFailed, Fatal or anything else to fail. Cancellation arrives as trio.Cancelled: clean up within
         the run's grace, shielded, and let it through.
         """
+
+    async def serve(
+        self, worker: WorkerContext, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep what outlives a run, such as warm processes or connections; most types need nothing of the kind.
+
+        A worker calls this before its first run and goes on at `task_status.started()`; what it raises is logged,
+        and the worker works on. One task type may serve several workers of one process.
+        Cancellation: after the worker's last run. Clean up within seconds.
+        """
+        task_status.started()

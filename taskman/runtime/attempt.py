@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from ..plugins import PluginRegistry
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskContext, TaskFailed
+from .environment import inherited
 from .lease import Lease
 from .link import Link
 from .logsink import LogSink
@@ -123,7 +123,7 @@ class RunningAttempt:
             raise error
         if self.ended_by is not None:
             return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
-        if isinstance(error, ShimLost):  # killed by somebody, or for want of memory: no fault of the task's
+        if isinstance(error, (LeaseEnded, ShimLost)):  # killed: by the shim, or by somebody, or for want of memory
             return self._outcome("lost")
         if isinstance(error, TaskFailed):
             return self._failed(error.reason, str(error), error.result)
@@ -194,12 +194,16 @@ class _Context(TaskContext):
         spec = attempt.spec
         self.run_id, self.attempt, self.task, self.worker = attempt.run_id, attempt.number, spec.task, worker
         self.fire_time, self.env = format_instant(spec.fire_time_ms), spec.env
+        self.grace_s, self.lease = spec.grace_s, attempt.lease
         self._attempt, self._spec, self._processes = attempt, spec, processes
 
     def log(self, text: str, stream: str = "out") -> None:
         if stream not in ("out", "err", "sys"):
             raise ValueError(f"there is no log stream '{stream}': use out, err or sys")
         self._attempt.sink.write(stream, text.encode() if text.endswith("\n") else f"{text}\n".encode())
+
+    async def output(self, stream: str, data: bytes) -> None:
+        await self._attempt.output(stream, data)
 
     async def run_process(
         self,
@@ -214,7 +218,7 @@ class _Context(TaskContext):
         spec = ProcessSpec(
             argv=list(argv),
             cwd=None if cwd is None else str(cwd),
-            env={**_inherited(), **self._spec.env, **(env or {}), **_identity(self, self._spec)},
+            env={**inherited(), **self._spec.env, **(env or {}), **_identity(self, self._spec)},
             stdin=stdin,
             user=user,
             grace_s=self._spec.grace_s if grace is None else grace,
@@ -224,11 +228,6 @@ class _Context(TaskContext):
         except LeaseEnded:
             self._attempt.end("unrenewed")  # whatever the task type makes of the error
             raise
-
-
-def _inherited() -> dict[str, str]:
-    """The worker's environment without Taskman's own settings: a task gets no credentials of ours."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
 
 
 def _identity(context: TaskContext, spec: RunSpec) -> dict[str, str]:

@@ -11,14 +11,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from ..errors import LeaseEnded, ShimLost
-from ..tasktypes import ProcessResult
+from ..tasktypes import HeldProcess, ProcessResult, TaskContext
 from .lease import Lease
 from .lifeline import ShimProcess
 from .pipes import Pipes, Reader
@@ -34,11 +34,17 @@ STOP_MARGIN_S = 5.0  # beyond the grace: to kill, to reap, and to pass on the la
 SHIM_EXIT_S = 5.0
 IDLE_SHIMS, IDLE_S = 4, 60.0  # so many are kept for ever, the others so long
 SWEEP_ROUNDS, SWEEP_PAUSE_S = 100, 0.02
+MARKS = ("TASKMAN_RUN_ID", "TASKMAN_ATTEMPT", "TASKMAN_TREE")
+# A held tree may be told of leases so much too short: then many calls a second need few messages.
+LEASE_STEP_S = 1.0
+# So often trees that hold no run's lease any more are told so: sooner than any lease could end.
+FORGET_S = 4.0
+_ENDLESS = Lease(math.inf, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to start. `env` is the complete environment; TASKMAN_RUN_ID and TASKMAN_ATTEMPT in it mark the tree."""
+    """What to start. `env` is the complete environment; a run's id and attempt, or TASKMAN_TREE, mark the tree."""
 
     argv: Sequence[str]
     cwd: str | Path | None
@@ -66,6 +72,7 @@ class Processes:
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._forget_leases)
             task_status.started()
             try:
                 await self._retire_idle_shims()
@@ -87,22 +94,39 @@ class Processes:
         Raises: OSError when the program cannot be started; ValueError for what no process can be given; LeaseEnded;
         ShimLost; and what `output` raised, once the tree is ended as if cancelled.
         """
-        lease = lease or Lease(math.inf, 0.0)
+        lease = lease or _ENDLESS
         with contextlib.ExitStack() as ours:
             pipes = Pipes(ours, with_stdin=spec.stdin is not None)
             told = lease.stop_at
             with pipes.theirs:
                 shim = await self._start_tree(_spawn_request(spec, lease), pipes.handed)
             tree = _Tree(spec, shim, pipes, output)
-            self._trees.add(tree)
-            try:
-                if lease.stop_at > told:
-                    tree.tell(lease)
-                with lease.followed_by(tree.tell):
-                    return await tree.follow()
-            finally:
-                self._trees.discard(tree)
-                self._release(shim, reusable=not shim.busy)
+            if lease.stop_at > told:
+                tree.tell(lease)
+            with lease.followed_by(tree.tell):
+                return await self._follow(tree, shim)
+
+    async def hold(
+        self,
+        spec: ProcessSpec,
+        stdio: Sequence[int],
+        *,
+        task_status: trio.TaskStatus[HeldProcess] = trio.TASK_STATUS_IGNORED,
+    ) -> ProcessResult:
+        """Run a process with files of the caller's own, until its whole tree is gone; see WorkerContext."""
+        stdin, out, err = stdio
+        shim = await self._start_tree(_spawn_request(spec, _ENDLESS), [out, err, stdin])
+        tree = _Tree(spec, shim)
+        task_status.started(tree)
+        return await self._follow(tree, shim)
+
+    async def _follow(self, tree: _Tree, shim: ShimProcess) -> ProcessResult:
+        self._trees.add(tree)
+        try:
+            return await tree.follow()
+        finally:
+            self._trees.discard(tree)
+            self._release(shim, reusable=not shim.busy)
 
     async def kill(self, run_id: str) -> None:
         """SIGKILL for every tree of that run, without a grace; `execute` returns when they are gone.
@@ -110,7 +134,7 @@ class Processes:
         Cancellation: the signal is sent all the same.
         """
         for tree in list(self._trees):
-            if tree.spec.env.get("TASKMAN_RUN_ID") == run_id:
+            if tree.run_id == run_id:
                 await tree.kill()
 
     async def _start_tree(self, request: bytes, fds: list[int]) -> ShimProcess:
@@ -162,6 +186,12 @@ class Processes:
             while len(self._idle) > IDLE_SHIMS and self._idle[0].idle_since <= trio.current_time() - IDLE_S:
                 self._idle.pop(0).close()
 
+    async def _forget_leases(self) -> None:
+        while True:
+            await trio.sleep(FORGET_S)
+            for tree in self._trees:
+                tree.forget_lease()
+
     async def _end(self) -> None:
         for tree in list(self._trees):
             await tree.stop()
@@ -182,8 +212,12 @@ class Processes:
 class _Tree:
     """One process tree, from its start until it is gone and its output is passed on."""
 
-    def __init__(self, spec: ProcessSpec, shim: ShimProcess, pipes: Pipes, output: Output) -> None:
+    def __init__(
+        self, spec: ProcessSpec, shim: ShimProcess, pipes: Pipes | None = None, output: Output | None = None
+    ) -> None:
         self.spec, self._shim, self._pipes, self._output = spec, shim, pipes, output
+        self.run_id = spec.env.get("TASKMAN_RUN_ID")
+        self._told = math.inf  # until when it may live while it is held and works for a run
         self._gone = False
         self._result: ProcessResult | None = None
         self._failure: Exception | None = None
@@ -200,8 +234,27 @@ class _Tree:
             raise self._failure or ShimLost("The process tree could not be ended in time.")
         return self._result
 
+    @contextlib.contextmanager
+    def working_for(self, context: TaskContext) -> Iterator[None]:
+        """Bind the tree to a run for as long as the block lasts; see HeldProcess."""
+        lease = getattr(context, "lease", _ENDLESS)
+        if lease.stop_at != self._told and not 0 <= lease.stop_at - self._told <= LEASE_STEP_S:
+            self.tell(lease)
+        self.run_id = context.run_id
+        try:
+            with lease.followed_by(self.tell):
+                yield
+        finally:
+            self.run_id = None
+
+    def forget_lease(self) -> None:
+        """Let a held tree that works for nobody live on."""
+        if self._pipes is None and self.run_id is None and self._told < math.inf:
+            self.tell(_ENDLESS)
+
     def tell(self, lease: Lease) -> None:
         """Say until when the tree may live."""
+        self._told = lease.stop_at
         if not self._gone:
             self._shim.mention(pack([b"lease", *_moments(lease)]))
 
@@ -211,9 +264,9 @@ class _Tree:
             with trio.move_on_after(STOP_MARGIN_S, shield=True), contextlib.suppress(ShimLost):
                 await self._shim.send(pack([b"kill"]))
 
-    async def stop(self) -> None:
-        """Have the tree ended within its grace, and `follow` return soon after."""
-        grace_s = 0.0 if self._gone else self.spec.grace_s
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Have the tree ended within a grace (its own unless given), and `follow` return soon after."""
+        grace_s = 0.0 if self._gone else self.spec.grace_s if grace_s is None else grace_s
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + grace_s + STOP_MARGIN_S)
         if not self._gone:
             with trio.move_on_after(STOP_MARGIN_S, shield=True), contextlib.suppress(ShimLost):
@@ -226,15 +279,16 @@ class _Tree:
             await self.stop()
 
     async def _stream(self) -> None:
+        readers = self._pipes.readers if self._pipes else []
         async with trio.open_nursery() as nursery:
-            for reader in self._pipes.readers:
+            for reader in readers:
                 nursery.start_soon(self._pass_on, reader)
-            if self._pipes.stdin is not None:
-                nursery.start_soon(self._feed, self._pipes.stdin, memoryview(self.spec.stdin or b""))
+            if self._pipes and self._pipes.stdin is not None:
+                nursery.start_soon(self._feed, self._pipes, self._pipes.stdin, memoryview(self.spec.stdin or b""))
             await self._wait_until_gone()
             self._gone = True
             self._feeding.cancel()
-            for reader in self._pipes.readers:
+            for reader in readers:
                 reader.finish()
 
     async def _wait_until_gone(self) -> None:
@@ -253,15 +307,15 @@ class _Tree:
     async def _pass_on(self, reader: Reader) -> None:
         while data := await reader.read():
             try:
-                if not self._failure:
+                if self._output and not self._failure:
                     await self._output(reader.name, data)
             except Exception as error:
                 self._failure = error
                 await self.stop()
             await trio.lowlevel.checkpoint()  # the callback need not be one
 
-    async def _feed(self, fd: int, rest: memoryview) -> None:
-        with self._pipes.feeding, self._feeding, contextlib.suppress(BrokenPipeError):  # it may not want all
+    async def _feed(self, pipes: Pipes, fd: int, rest: memoryview) -> None:
+        with pipes.feeding, self._feeding, contextlib.suppress(BrokenPipeError):  # it may not want all
             while rest:
                 try:
                     rest = rest[os.write(fd, rest) :]
@@ -288,8 +342,8 @@ def _sweep(env: Mapping[str, str]) -> None:
 
     Not found is what has cleared its environment and lost its parent as well.
     """
-    marks = {os.fsencode(f"{name}={env[name]}") for name in ("TASKMAN_RUN_ID", "TASKMAN_ATTEMPT") if name in env}
-    for _ in range(SWEEP_ROUNDS if "TASKMAN_RUN_ID" in env else 0):
+    marks = {os.fsencode(f"{name}={env[name]}") for name in MARKS if name in env}
+    for _ in range(SWEEP_ROUNDS if {"TASKMAN_RUN_ID", "TASKMAN_TREE"} & env.keys() else 0):
         table = processes()
         marked = {process.pid for process in table if _has_marks(process.pid, marks)}
         if not marked:

@@ -13,6 +13,7 @@ from .attempt import RunningAttempt
 from .lease import Lease, now
 from .link import Link
 from .process import Processes
+from .services import serve_types
 
 __all__ = ["Worker"]
 
@@ -50,6 +51,7 @@ class Worker:
         """
         async with trio.open_nursery() as support:
             await support.start(self._processes.run)
+            await support.start(serve_types, self._registry, self._link.worker, self._processes)
             support.start_soon(self._heartbeat)
             support.start_soon(self._keep_to_leases)
             support.start_soon(self._follow_cancels)

@@ -27,6 +27,9 @@ class Context(TaskContext):
     def log(self, text: str, stream: str = "out") -> None:
         self.lines.append(text)
 
+    async def output(self, stream: str, data: bytes) -> None:
+        self.lines.append(data.decode())
+
     async def run_process(self, argv: Sequence[str], **options: Any) -> NoReturn:
         raise AssertionError("an http task starts no process")
 

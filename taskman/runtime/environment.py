@@ -1,0 +1,12 @@
+"""The environment that processes get from their worker."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["inherited"]
+
+
+def inherited() -> dict[str, str]:
+    """The worker's environment without Taskman's own settings: a task gets no credentials of ours."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
