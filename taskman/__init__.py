@@ -1,7 +1,7 @@
 """Taskman: tasks now, later and on schedules, on one machine or on thousands, watched live.
 
-This module is what plugin authors and users of the SDK import. Names are fetched at first use, so that the command
-line stays quick.
+This module is what plugin authors, users of the SDK and authors of functions for the `python` type import. Names are
+fetched at first use, so that the command line stays quick.
 """
 
 from importlib import import_module
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .answers import LogLine, Run, Submitted
     from .async_client import AsyncClient
+    from .callables import Submittable, current, task, use_context
     from .client import Client
     from .errors import (
         ClientError,
@@ -50,6 +51,7 @@ __all__ = [
     "RetryAfter",
     "Run",
     "ServerUnreachable",
+    "Submittable",
     "Submitted",
     "TaskContext",
     "TaskFailed",
@@ -59,13 +61,17 @@ __all__ = [
     "WaitTimedOut",
     "WorkerContext",
     "__version__",
+    "current",
     "hookimpl",
+    "task",
+    "use_context",
 ]
 __version__ = "0.1.0"
 
 _HOMES = {
     ".answers": ("LogLine", "Run", "Submitted"),
     ".async_client": ("AsyncClient",),
+    ".callables": ("Submittable", "current", "task", "use_context"),
     ".client": ("Client",),
     ".errors": (
         "ClientError",

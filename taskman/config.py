@@ -135,6 +135,12 @@ def _places(value: str) -> tuple[str, ...]:
     return _names(value)
 
 
+def _patterns(value: str) -> str:
+    if wrong := [part for part in _names(value) if part.count(":") != 1]:
+        raise ValueError(f"'{wrong[0]}' does not read module:function")
+    return value
+
+
 _UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LOG_LIMITS = range(64 * 1024, 256 * 1024**2 + 1)
 
@@ -188,6 +194,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("keep_days", _count, "30", "days that runs are kept when they are over; 0: no limit"),
     Setting("keep_runs", _count, "100000", "how many runs that are over are kept in all; 0: no limit"),
     Setting("keep_runs_per_task", _count, "1000", "how many of them are kept of each task; 0: no limit"),
+    Setting(
+        "allow_callables",
+        _patterns,
+        "",
+        "functions that python runs may call without @task: patterns such as myapp.tasks:*, with commas",
+        for_plugins=True,
+    ),
     Setting("server", _text, "", "base URL for the CLI and the SDK; empty: the local server's"),
     Setting("token", _text, "", "token for the CLI and the SDK"),
     Setting("token_file", _text, "", "file that holds the token for the CLI and the SDK"),

@@ -27,10 +27,15 @@ def eventually(found: Callable[[], Any], what: str = "", within_s: float = DEADL
 
 
 class Server:
-    """`taskman up` on a free port, with a data directory of its own that outlives it."""
+    """`taskman up` on a free port, with a data directory of its own that outlives it.
 
-    def __init__(self, directory: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        self.directory = directory
+    With a `project`, it is started in that directory as users do, by the command that is installed.
+    """
+
+    def __init__(
+        self, directory: Path, *options: str, environment: dict[str, str] | None = None, project: Path | None = None
+    ) -> None:
+        self.directory, self._project = directory, project
         self._options = options
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
         self.environment = {**clean, "TASKMAN_DATA_DIR": str(directory), **(environment or {})}
@@ -38,10 +43,19 @@ class Server:
         self.url = self.link = self.banner = ""
 
     def start(self) -> Server:
-        command = [sys.executable, "-P", "-m", "taskman", "up", "--no-open", "--port", "0", *self._options]
+        program = [sys.executable, "-P", "-m", "taskman"]
+        if self._project is not None:
+            program = [str(Path(sys.executable).with_name("taskman"))]
+        command = [*program, "up", "--no-open", "--port", "0", *self._options]
         self.log = (self.directory.parent / f"{self.directory.name}.stderr").open("a")
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environment, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=self.environment,
+            start_new_session=True,
+            cwd=self._project,
         )
         assert self.process.stdout is not None
         self.banner = ""

@@ -21,6 +21,17 @@ def test_any_other_log_limit_is_refused_with_what_it_takes(text: str) -> None:
         load({}, {"TASKMAN_LOG_LIMIT": text})
 
 
+@pytest.mark.parametrize("text", ["myapp.tasks", "a:b,c", "a:b:c"])
+def test_a_pattern_of_callables_without_a_function_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"TASKMAN_ALLOW_CALLABLES .*does not read module:function"):
+        load({}, {"TASKMAN_ALLOW_CALLABLES": text})
+
+
+def test_what_plugins_read_is_told_wherever_it_was_set() -> None:
+    config = load({"allow_callables": "a:*,b.c:d"}, {"TASKMAN_ALLOW_CALLABLES": "x:*"})
+    assert config.for_plugins()["TASKMAN_ALLOW_CALLABLES"] == "a:*,b.c:d"
+
+
 def test_what_is_kept_has_defaults() -> None:
     config = load({}, {})
     assert (config.keep_days, config.keep_runs, config.keep_runs_per_task) == (30, 100_000, 1000)

@@ -72,7 +72,7 @@ def test_no_module_imports_inside_a_function_but_for_the_command_line() -> None:
                 assert not inner, f"{path}: {function.name}"
 
 
-@pytest.mark.parametrize("plugin", ["taskman_http", "taskman_shell"])
+@pytest.mark.parametrize("plugin", ["taskman_http", "taskman_python", "taskman_shell"])
 def test_plugins_use_only_what_a_stranger_can(plugin: str) -> None:
     module = __import__(plugin)
     for path in Path(module.__file__ or "").parent.rglob("*.py"):

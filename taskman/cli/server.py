@@ -22,6 +22,12 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--port", type=click.IntRange(0, 65535), metavar="PORT", help="Port to listen on; 0: any free one."
         ),
+        click.option(
+            "--allow-callable",
+            multiple=True,
+            metavar="PATTERN",
+            help="Functions that python runs may call without @task, such as 'myapp.tasks:*'; may be repeated.",
+        ),
     ):
         command = option(command)
     return command
@@ -54,6 +60,7 @@ def _serve(flags: dict[str, Any], *, open_browser: bool, everything: bool) -> in
         if flags["bind"]:
             raise click.UsageError("give --port or --bind, not both: --bind HOST:PORT has a port already")
         flags["bind"] = ",".join(str(Address(place.host, port)) for place in parse_bind(load().bind))
+    flags["allow_callables"] = ",".join(flags.pop("allow_callable")) or None
     config = load(flags)
     parse_bind(config.bind)
     from ..server import main  # the web server and all: not for the commands that only ask one
