@@ -7,7 +7,6 @@ Prints the best of three rounds of each, all ways taking turns, and its ratio to
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -72,7 +71,7 @@ async def in_turns(execute: Callable[[], Awaitable[object]], runs: int, at_once:
 
 async def through_processes(runs: int, at_once: int) -> None:
     """Start the pool, and run through it; its start and end are in the time."""
-    pool, spec = Processes(), ProcessSpec(ARGV, None, dict(os.environ), None, None, 5.0)
+    pool, spec = Processes(), ProcessSpec(ARGV, None, {}, None, None, 5.0)
 
     async def output(stream: str, data: bytes) -> None:
         raise AssertionError("/bin/true does not write")

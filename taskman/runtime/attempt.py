@@ -19,7 +19,6 @@ from ..plugins import PluginRegistry
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskContext, TaskFailed
-from .environment import inherited
 from .lease import Lease
 from .link import Link
 from .logsink import LogSink
@@ -218,7 +217,7 @@ class _Context(TaskContext):
         spec = ProcessSpec(
             argv=list(argv),
             cwd=None if cwd is None else str(cwd),
-            env={**inherited(), **self._spec.env, **(env or {}), **_identity(self, self._spec)},
+            env={**self._spec.env, **(env or {}), **_identity(self, self._spec)},
             stdin=stdin,
             user=user,
             grace_s=self._spec.grace_s if grace is None else grace,

@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from ..errors import LeaseEnded, ShimLost
+from .environment import inherited
 from .shim.frames import Frames
 
 __all__ = ["ShimProcess"]
@@ -42,7 +43,7 @@ class ShimProcess:
         with theirs, contextlib.ExitStack() as on_error:
             on_error.enter_context(ours)
             process = await trio.lowlevel.open_process(
-                argv, pass_fds=[theirs.fileno()], stdin=null, stdout=null, start_new_session=True
+                argv, pass_fds=[theirs.fileno()], stdin=null, stdout=null, env=inherited(), start_new_session=True
             )
             on_error.pop_all()
         return cls(process, ours)

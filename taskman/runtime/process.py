@@ -44,7 +44,7 @@ _ENDLESS = Lease(math.inf, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to start. `env` is the complete environment; a run's id and attempt, or TASKMAN_TREE, mark the tree."""
+    """What to start. `env` comes on top of the worker's; in it a run's id and attempt, or TASKMAN_TREE, mark a tree."""
 
     argv: Sequence[str]
     cwd: str | Path | None

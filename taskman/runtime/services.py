@@ -11,7 +11,6 @@ import trio
 
 from ..plugins import PluginRegistry
 from ..tasktypes import HeldProcess, ProcessResult, TaskType, WorkerContext
-from .environment import inherited
 from .process import Processes, ProcessSpec
 
 __all__ = ["serve_types"]
@@ -62,6 +61,6 @@ class _WorkerContext(WorkerContext):
         grace_s: float = 2.0,
         task_status: trio.TaskStatus[HeldProcess] = trio.TASK_STATUS_IGNORED,
     ) -> ProcessResult:
-        marked = {**inherited(), **(env or {}), "TASKMAN_TREE": uuid.uuid4().hex}
+        marked = {**(env or {}), "TASKMAN_TREE": uuid.uuid4().hex}
         spec = ProcessSpec(argv=list(argv), cwd=None, env=marked, stdin=None, user=None, grace_s=grace_s)
         return await self._processes.hold(spec, stdio, task_status=task_status)

@@ -26,6 +26,7 @@ from runtime.trees import (
     within,
 )
 
+from taskman.runtime.environment import inherited
 from taskman.runtime.process import Processes, ProcessSpec
 
 pytestmark = looks_in_proc
@@ -81,7 +82,8 @@ async def test_a_process_need_not_read_its_input(processes: Processes) -> None:
 async def test_gives_exactly_the_environment_and_the_directory(processes: Processes, tmp_path: Path) -> None:
     output, env = Output(), ENV | {"LONG": "x" * 100_000, "NAMÉ": "a=b\nc"}
     await processes.execute(spec("env", "-0", env=env), output)
-    assert sorted(output.bytes["out"].decode().split("\0")[:-1]) == sorted(f"{k}={v}" for k, v in env.items())
+    expected = inherited() | env
+    assert sorted(output.bytes["out"].decode().split("\0")[:-1]) == sorted(f"{k}={v}" for k, v in expected.items())
     output = Output()
     await processes.execute(spec("pwd", cwd=tmp_path), output)
     assert output.bytes["out"] == f"{tmp_path}\n".encode()

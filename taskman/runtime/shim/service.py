@@ -57,6 +57,7 @@ class Shim:
         self._fds: list[int] = []
         self._tree: Tree | None = None
         self._worker_gone = False
+        self._inherited = dict(os.environb)
         self._null = os.open("/dev/null", os.O_RDWR)
         self._wake = hear_signals()
         self._poll = select.poll()
@@ -121,7 +122,7 @@ class Shim:
     def _spawn(self, words: list[bytes]) -> None:
         (stop_at, kill_at, grace_s), (cwd, user) = map(float, words[:3]), words[3:5]
         last = 6 + int(words[5])
-        env = {name: value for name, _, value in (word.partition(b"=") for word in words[last:])}
+        env = self._inherited | {name: value for name, _, value in (word.partition(b"=") for word in words[last:])}
         (out, err, *stdin), self._fds = self._fds, []
         try:
             if now() >= stop_at:
