@@ -55,6 +55,9 @@ __all__ = [
 ]
 
 
+_YEAR_S = 366 * 86_400
+
+
 class TaskmanError(Exception):
     """Something went wrong in Taskman. See the log of the server for details."""
 
@@ -202,12 +205,16 @@ class Fatal(TaskmanError):
 
 
 class RetryAfter(TaskmanError):
-    """The task asks to be tried again after `seconds`."""
+    """The task asks to be tried again after `seconds`, a year at most."""
 
     code = "retry_after"
+    seconds: float = 0.0
+    result: Any = None
 
     def __init__(self, seconds: float, message: str | None = None, result: Any = None) -> None:
-        """`result` is what is worth keeping of this attempt."""
+        """`result` is what is worth keeping of this attempt. Raises ValueError for what is no such time."""
+        if not 0 <= seconds <= _YEAR_S:
+            raise ValueError(f"RetryAfter takes seconds from 0 to {_YEAR_S:,}, not {seconds!r}")
         self.seconds, self.result = seconds, result
         super().__init__(message or f"try again after {seconds:g} s")
 

@@ -26,6 +26,7 @@ from .runtime.identity import worker_identity
 from .runtime.link_local import LocalLink
 from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
+from .runtime.scratch import Scratch
 from .runtime.watchdog import watch
 from .runtime.worker import Worker
 from .store.embedded import EmbeddedRedis
@@ -144,12 +145,14 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
         slots = max(4, 2 * (os.cpu_count() or 1))
     if lost := await parts.store.runs.reclaim_from(parts.worker_id):
         _log.warning("%d runs were under way when this server ended last time: they start again", lost)
+    scratch = Scratch(parts.directory / "scratch" / parts.worker_id)
+    nursery.start_soon(scratch.sweep, scratch.leftovers())
     if slots == 0:
         return None
     types = frozenset(parts.registry.task_types)
     node = Node(id=parts.worker_id, types=types, labels=parts.config.labels, slots=slots, running=0)
     link = LocalLink(parts.store, node, {name: one.version for name, one in parts.registry.task_types.items()})
-    worker = Worker(link, parts.registry, slots)
+    worker = Worker(link, parts.registry, slots, scratch)
     await nursery.start(link.run)
     await nursery.start(worker.run)
     return worker

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Protocol
 import trio
 from pydantic import BaseModel
 
+from .model.results import is_reason
+
 __all__ = ["HeldProcess", "ProcessResult", "TaskContext", "TaskFailed", "TaskType", "WorkerContext"]
 
 
@@ -26,15 +28,30 @@ class ProcessResult:
 
 
 class TaskFailed(Exception):
-    """Ends an attempt as failed, with a reason code of its own and a result worth keeping."""
+    """Ends an attempt as failed, with a reason code of its own and a result worth keeping.
+
+    The reasons `error`, `exit` and `timeout` are tried again where the run's policy has it so; others never are.
+    Raises (constructor): ValueError for a reason that is no word of small letters, digits and underscores.
+    """
+
+    reason: str = "error"
+    result: Any = None
 
     def __init__(self, reason: str, message: str, result: Any = None) -> None:
+        if not is_reason(reason):
+            raise ValueError(f"the reason {reason!r} is no word: use small letters, digits and _, at most 40")
         super().__init__(message)
         self.reason, self.result = reason, result
 
 
 class TaskContext(ABC):
-    """One attempt, seen from inside: its identity, its log, its processes."""
+    """One attempt, seen from inside: its identity, its log, its processes.
+
+    `task` is the saved task's name, None for an ad-hoc run; `fire_time` the due instant that a scheduled run stands
+    for, RFC 3339. `env` are the run's variables, which its processes get. `idempotency_key` is the same in every
+    attempt of the run: give it to services that must not do a thing twice. `result_so_far`, which the task type may
+    set to any JSON, is the result of an attempt that fails, times out or is cancelled.
+    """
 
     run_id: str
     attempt: int
@@ -43,6 +60,9 @@ class TaskContext(ABC):
     worker: str
     env: Mapping[str, str]
     grace_s: float
+    secrets: Mapping[str, str]
+    idempotency_key: str
+    result_so_far: Any
 
     @abstractmethod
     def log(self, text: str, stream: str = "out") -> None:
@@ -53,6 +73,23 @@ class TaskContext(ABC):
         """Append bytes to the run's log just as they are, and wait while too much of it waits to be stored.
 
         Cancellation: the data has been taken.
+        """
+
+    @abstractmethod
+    async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell how far the task has come, in any unit; call it as often as you like, the newest wins.
+
+        Pages show a bar where there is a total, else the number. It counts as a sign of life, as output does.
+        Cancellation: a checkpoint, so that a loop which reports can be stopped; the report has been taken.
+        Raises: ValueError, TypeError for what is no number from 0 up, or no text.
+        """
+
+    @property
+    @abstractmethod
+    def scratch_dir(self) -> Path:
+        """A directory for this attempt alone, made at the first use and removed with all its content at the end.
+
+        Only the worker's user may enter it. Raises: OSError when it cannot be made.
         """
 
     @abstractmethod

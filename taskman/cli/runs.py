@@ -10,6 +10,7 @@ import click
 
 from ..client import Document
 from ..errors import TaskmanError, WaitTimedOut
+from ..model.progress import Progress
 from ..model.states import REASONS, State
 from .exits import Exit, exit_code, report
 from .group import NounGroup, examples
@@ -99,6 +100,7 @@ def _describe(run: Document) -> None:
             ("state", state(run["state"])),
             ("reason", f"{reason}: {REASONS[reason]}" if reason in REASONS else reason),
             ("error", run["error"] and str(run["error"])),
+            ("progress", _progress(run)),
             ("queue", f"{run['queue']}, priority {run['priority']}"),
             ("attempt", f"{run['attempt']} of {run['max_attempts']}"),
             ("created", short_time(run["created_at"])),
@@ -112,6 +114,14 @@ def _describe(run: Document) -> None:
     if run.get("attempts"):
         click.echo()
         table(("ATTEMPT", "STATE", "REASON", "STARTED", "TOOK", "WORKER"), map(_attempt_row, run["attempts"]))
+
+
+def _progress(run: Document) -> str | None:
+    """How far it has come; of a run that succeeded that goes without saying."""
+    found = run.get("progress")
+    if not found or run["state"] == State.SUCCEEDED:
+        return None
+    return Progress(found["done"], found["total"], found["message"]).words
 
 
 def _attempt_row(attempt: Document) -> tuple[str | tuple[str, str], ...]:

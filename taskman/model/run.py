@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from ..errors import Fault, InvalidInput
 from .instants import format_instant
+from .progress import Progress
 from .retry import NO_RETRY, RetryPolicy
 from .states import FINAL, AttemptState, State
 
@@ -174,6 +175,7 @@ class Run:
     error: str | None = None
     earlier_results: Mapping[int, Any] = field(default_factory=dict)
     suspect: bool = False
+    progress: Progress | None = None
 
     @property
     def is_final(self) -> bool:
@@ -242,7 +244,7 @@ class Run:
             "fire_time": format_instant(spec.fire_time_ms),
             "result": self.result,
             "error": self.error,
-            "progress": None,
+            "progress": None if self.progress is None else self.progress.to_json(),
             "trigger": spec.trigger,
             "parent": spec.parent,
         }

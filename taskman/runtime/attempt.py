@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
-from ..errors import Fatal, InvalidInput, LeaseEnded, RetryAfter, ShimLost, StoreUnavailable
-from ..model.instants import format_instant
-from ..model.run import RunSpec
+from ..errors import Fatal, InvalidInput, LeaseEnded, RetryAfter, ShimLost, StoreError, StoreUnavailable
+from ..model.progress import Progress
+from ..model.results import is_reason, told, why_not_kept
 from ..plugins import PluginRegistry
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
-from ..tasktypes import ProcessResult, TaskContext, TaskFailed
+from ..tasktypes import ProcessResult, TaskFailed
+from .context import AttemptContext
 from .lease import Lease
 from .link import Link
-from .logsink import LogSink
 from .process import Processes, ProcessSpec
+from .reports import Reports
+from .scratch import Scratch
 
-__all__ = ["RunningAttempt"]
+__all__ = ["RunningAttempt", "Tools"]
 
-RESULT_LIMIT = 1024 * 1024
 _RETRY_S = 0.5
-_OUTCOMES: dict[str | None, str] = {"cancelled": "cancelled", "released": "released"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the attempts of a worker share."""
+
+    processes: Processes
+    scratch: Scratch
 
 
 class RunningAttempt:
@@ -36,17 +42,18 @@ class RunningAttempt:
 
     def __init__(
         self, assignment: Assignment, lease: Lease, link: Link, registry: PluginRegistry,
-        processes: Processes, nursery: trio.Nursery,
+        tools: Tools, nursery: trio.Nursery,
     ) -> None:  # fmt: skip
-        """`nursery` is the worker's: there the log is delivered while the task works, once there is any."""
+        """`nursery` is the worker's: there the log and the progress are delivered while the task works."""
         self.run_id, self.number, self.spec = assignment.run_id, assignment.attempt, assignment.spec
         self.lease = lease
         self._link, self._registry = link, registry
-        self._nursery, self._is_over = nursery, False
-        self._sink: LogSink | None = None
-        self._on_output: Callable[[], None] | None = None
+        self.reports = Reports(self._send, self._tell, nursery)
         self._scope = trio.CancelScope()
-        self._context = _Context(self, link.worker, processes)
+        self._processes = tools.processes
+        self._context = AttemptContext(
+            assignment, lease, link.worker, self._execute_process, self.reports, tools.scratch
+        )
         self.ended_by: str | None = None
         self.failures = assignment.failures
 
@@ -64,33 +71,17 @@ class RunningAttempt:
         self._scope.cancel()
 
     async def run(self) -> Outcome:
-        """Execute the task type, deliver the log, and say how it ended. Never raises but for cancellation.
+        """Execute the task type, deliver log and progress, and say how it ended. Never raises but for cancellation.
 
         Cancellation: the task is cancelled, its processes are ended, and the rest of the log is dropped.
         """
         try:
             outcome = await self._execute()
         finally:
-            self._is_over = True
-            if self._sink is not None:
-                self._sink.close()
-        if self._sink is not None:
-            await self._sink.delivered.wait()
+            self.reports.close()
+            await self._context.tidy()
+        await self.reports.deliver()
         return outcome
-
-    @property
-    def sink(self) -> LogSink:
-        """Where output goes; made at the first piece of it, as a run that prints nothing shall cost no sink."""
-        if self._sink is None:
-            self._sink = LogSink(self._send, on_output=self._on_output)
-            self._nursery.start_soon(self._sink.run)
-            if self._is_over:
-                self._sink.close()
-        return self._sink
-
-    async def output(self, stream: str, data: bytes) -> None:
-        """Take output of a process, and wait while too much of it waits. Cancellation: the data has been taken."""
-        await self.sink.output(stream, data)
 
     async def _execute(self) -> Outcome:
         try:
@@ -98,16 +89,16 @@ class RunningAttempt:
                 return self._succeeded(await self._call_in_time())
         except BaseExceptionGroup as group:
             return self._judge(_first(group))
-        except Exception as error:  # whatever a task type raises is its failure, not ours
+        except (Exception, SystemExit) as error:  # whatever a task type raises is its failure, not ours
             return self._judge(error)
-        return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
+        return self._stopped()
 
     async def _call_in_time(self) -> Any:
         spec = self.spec
         if spec.timeout_s is None and spec.idle_timeout_s is None:
             return await self._call()
         with trio.move_on_after(_seconds(spec.timeout_s)), trio.move_on_after(_seconds(spec.idle_timeout_s)) as silence:
-            self._on_output = partial(_postpone, silence, _seconds(spec.idle_timeout_s))
+            self.reports.watch(partial(_postpone, silence, _seconds(spec.idle_timeout_s)))
             return await self._call()
         if silence.cancelled_caught:
             raise TaskFailed("idle_timeout", f"gave no sign of life for {spec.idle_timeout_s:g} s")
@@ -117,49 +108,73 @@ class RunningAttempt:
         task_type = self._registry.task_type(self.spec.type)
         return await task_type.run(self._context, self._registry.read_params(self.spec.type, self.spec.params))
 
+    async def _execute_process(self, spec: ProcessSpec) -> ProcessResult:
+        try:
+            return await self._processes.execute(spec, self.reports.output, self.lease)
+        except LeaseEnded:
+            self.end("unrenewed")  # whatever the task type makes of the error
+            raise
+
+    def _stopped(self) -> Outcome:
+        """How it ended that was told to."""
+        if self.ended_by == "cancelled":
+            return self._outcome("cancelled", "requested", self._kept())
+        return self._outcome("released" if self.ended_by == "released" else "lost")
+
     def _judge(self, error: BaseException) -> Outcome:
-        if not isinstance(error, Exception):
+        if not isinstance(error, (Exception, SystemExit)):
             raise error
         if self.ended_by is not None:
-            return self._outcome(_OUTCOMES.get(self.ended_by, "lost"))
+            return self._stopped()
         if isinstance(error, (LeaseEnded, ShimLost)):  # killed: by the shim, or by somebody, or for want of memory
             return self._outcome("lost")
         if isinstance(error, TaskFailed):
-            return self._failed(error.reason, str(error), error.result)
+            reason = error.reason if is_reason(error.reason) else "error"
+            return self._failed(reason, told(error), error.result)
         if isinstance(error, InvalidInput):
-            return self._failed("rejected", str(error))
+            return self._failed("rejected", told(error))
         if isinstance(error, Fatal):
-            return self._outcome("failed", "error", None, str(error))
+            return self._outcome("failed", "error", self._kept(), told(error))
         if isinstance(error, RetryAfter):
             allowed = self.failures + 1 < self.spec.policy.max_attempts
-            return self._failed("error", str(error), error.result, error.seconds if allowed else None)
-        return self._failed("error", f"{type(error).__name__}: {error}")
+            return self._failed("error", told(error), error.result, error.seconds if allowed else None)
+        return self._failed("error", f"{type(error).__name__}: {told(error)}")
 
     def _succeeded(self, result: Any) -> Outcome:
-        if result is None:
-            return self._outcome("succeeded")
-        try:
-            size = len(json.dumps(result))
-        except (TypeError, ValueError) as error:
-            return self._failed("error", f"the result cannot be written as JSON: {error}")
-        if size > RESULT_LIMIT:
-            return self._failed("error", f"the result has {size:,} bytes as JSON: at most {RESULT_LIMIT:,} are kept")
+        if result is not None and (fault := why_not_kept(result)):
+            return self._failed("error", f"the result {fault}")
         return self._outcome("succeeded", result=result)
 
     def _failed(self, reason: str, message: str, result: Any = None, wait_s: float | None = None) -> Outcome:
         """Failed for good, or, where the policy has it so, to be tried again after a while."""
+        result = self._kept(result)
         if wait_s is None and reason != "rejected":
             wait_s = self.spec.policy.next_wait_s(self.failures + 1, reason, random.random)
         if wait_s is not None:
             return self._outcome("retry", reason, result, message, wait_s)
         return self._outcome("failed", reason, result, message)
 
+    def _kept(self, result: Any = None) -> Any:
+        """A result, or else the result so far; one that cannot be kept is named in the log, and left out."""
+        result = self._context.result_so_far if result is None else result
+        if fault := why_not_kept(result):
+            self._context.log(f"left out: the result {fault}", "sys")
+            return None
+        return result
+
     def _outcome(
         self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None, wait_s: float = 0.0
     ) -> Outcome:
-        if outcome == "cancelled":
-            reason = "requested"
         return Outcome(self.run_id, self.number, outcome, reason, result, error, wait_s)
+
+    async def _tell(self, progress: Progress) -> bool:
+        if self.is_dropped:
+            return True
+        try:
+            await self._link.progress(self.run_id, self.number, progress.done, progress.total, progress.message)
+        except StoreError:
+            return False
+        return True
 
     async def _send(self, chunks: list[Chunk]) -> bool:
         while not self.is_dropped:
@@ -184,56 +199,3 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first plain exception within a group that a task type's nursery raised."""
     inner = group.exceptions[0]
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
-
-
-class _Context(TaskContext):
-    """The context of a running attempt."""
-
-    def __init__(self, attempt: RunningAttempt, worker: str, processes: Processes) -> None:
-        spec = attempt.spec
-        self.run_id, self.attempt, self.task, self.worker = attempt.run_id, attempt.number, spec.task, worker
-        self.fire_time, self.env = format_instant(spec.fire_time_ms), spec.env
-        self.grace_s, self.lease = spec.grace_s, attempt.lease
-        self._attempt, self._spec, self._processes = attempt, spec, processes
-
-    def log(self, text: str, stream: str = "out") -> None:
-        if stream not in ("out", "err", "sys"):
-            raise ValueError(f"there is no log stream '{stream}': use out, err or sys")
-        self._attempt.sink.write(stream, text.encode() if text.endswith("\n") else f"{text}\n".encode())
-
-    async def output(self, stream: str, data: bytes) -> None:
-        await self._attempt.output(stream, data)
-
-    async def run_process(
-        self,
-        argv: Sequence[str],
-        *,
-        cwd: str | Path | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes | None = None,
-        user: str | None = None,
-        grace: float | None = None,
-    ) -> ProcessResult:
-        spec = ProcessSpec(
-            argv=list(argv),
-            cwd=None if cwd is None else str(cwd),
-            env={**self._spec.env, **(env or {}), **_identity(self, self._spec)},
-            stdin=stdin,
-            user=user,
-            grace_s=self._spec.grace_s if grace is None else grace,
-        )
-        try:
-            return await self._processes.execute(spec, self._attempt.output, self._attempt.lease)
-        except LeaseEnded:
-            self._attempt.end("unrenewed")  # whatever the task type makes of the error
-            raise
-
-
-def _identity(context: TaskContext, spec: RunSpec) -> dict[str, str]:
-    return {
-        "TASKMAN_RUN_ID": context.run_id,
-        "TASKMAN_ATTEMPT": str(context.attempt),
-        "TASKMAN_FENCE": str(context.attempt),
-        "TASKMAN_TASK": spec.task or "",
-        "TASKMAN_FIRE_TIME": context.fire_time or "",
-    }

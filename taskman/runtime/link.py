@@ -56,6 +56,10 @@ class Link(Protocol):
         """Store chunks; False when the attempt is no longer this worker's. Safe to repeat."""
         ...
 
+    async def progress(self, run_id: str, attempt: int, done: float, total: float | None, message: str | None) -> None:
+        """Tell how far an attempt has come; in order, and before its `finish`. Safe to repeat, and to lose."""
+        ...
+
     def cancels(self) -> AsyncIterator[Cancel | None]:
         """The runs of this worker that somebody cancels; None: some may have been missed, ask `extend`."""
         ...

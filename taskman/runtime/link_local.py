@@ -13,6 +13,7 @@ import trio
 from ..errors import StoreError, StoreUnavailable
 from ..model.admission import Node, serves_signature
 from ..model.events import QueueEvent, RunEvent
+from ..model.progress import Progress
 from ..model.states import State
 from ..store.events import Batch
 from ..store.logs import Chunk
@@ -203,6 +204,10 @@ class LocalLink:
     async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
         """See Link."""
         return await self._store.logs.append(run_id, attempt, self.worker, chunks)
+
+    async def progress(self, run_id: str, attempt: int, done: float, total: float | None, message: str | None) -> None:
+        """See Link."""
+        await self._store.runs.progress(self.worker, [(run_id, attempt, Progress(done, total, message))])
 
     def cancels(self) -> AsyncIterator[Cancel | None]:
         """See Link."""

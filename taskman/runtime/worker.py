@@ -9,10 +9,11 @@ import trio
 from ..errors import StoreError, StoreUnavailable
 from ..plugins import PluginRegistry
 from ..store.runs import Assignment, Outcome
-from .attempt import RunningAttempt
+from .attempt import RunningAttempt, Tools
 from .lease import Lease, now
 from .link import Link
 from .process import Processes
+from .scratch import Scratch
 from .services import serve_types
 
 __all__ = ["Worker"]
@@ -25,11 +26,12 @@ _log = logging.getLogger("taskman.worker")
 
 
 class Worker:
-    """Executes runs from one link with `slots` attempts at a time."""
+    """Executes runs from one link with `slots` attempts at a time; `scratch` has their scratch directories."""
 
-    def __init__(self, link: Link, registry: PluginRegistry, slots: int) -> None:
+    def __init__(self, link: Link, registry: PluginRegistry, slots: int, scratch: Scratch | None = None) -> None:
         self._link, self._registry, self._slots = link, registry, slots
         self._processes = Processes()
+        self._tools = Tools(self._processes, scratch or Scratch())
         self._held: dict[str, RunningAttempt] = {}
         self._executing: set[RunningAttempt] = set()
         self._ended = trio.lowlevel.ParkingLot()
@@ -91,7 +93,7 @@ class Worker:
             before.lease.renew(began)
             return  # a Redis that lost its last second has forgotten our claim, which is renewed by this one
         lease = Lease(began, assignment.spec.lost_grace_s)
-        attempt = RunningAttempt(assignment, lease, self._link, self._registry, self._processes, work)
+        attempt = RunningAttempt(assignment, lease, self._link, self._registry, self._tools, work)
         self._held[attempt.run_id] = attempt
         self._executing.add(attempt)
         self._busy += 1

@@ -11,8 +11,9 @@ __all__ = ["PATTERNS", "Keys"]
 
 PATTERNS: dict[str, str] = {
     "run:<id>": "hash: spec, state, sig, opt, priority, due, attempt, worker, history, task, result, error, failures,"
-    " lost, suspect, ending, result:<attempt>, log, cut:<attempt>",
+    " lost, suspect, ending, result:<attempt>, progress, log, cut:<attempt>",
     "run:<id>:log": "stream: chunks of the log, ids attempt-seq; also the channel that tells of new ones",
+    "run:<id>:progress": "no key: the channel that tells of new progress",
     "run:<id>:blocks": "stream: the log once compacted, compressed; ids are those of the last chunk of each block",
     "unpacked": "set: final runs whose logs are to be compacted",
     "state:<state>": "zset, scores 0: ids of the runs in that state, in the order of their ids, so of time",
@@ -117,6 +118,9 @@ class Keys:
 
     def log(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}:log"
+
+    def progress(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:progress"
 
     def blocks(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}:blocks"

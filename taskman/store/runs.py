@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from ..errors import Conflict, NotFound
 from ..model.ids import is_run_id
+from ..model.progress import Progress
 from ..model.run import HistoryEntry, Run, RunSpec
 from ..model.states import State
 from .connection import Connection
@@ -173,6 +174,20 @@ class Runs:
         flat = [part for pair in held for part in pair]
         return [one.decode() for one in await self._script("extend", lease_ms, worker, *flat, now_ms=now_ms)]
 
+    async def progress(
+        self, worker: str, reports: Sequence[tuple[str, int, Progress]], *, now_ms: int = 0
+    ) -> list[bool]:
+        """Keep how far attempts have come: (run id, attempt, progress) each.
+
+        Shape: for each, whether the attempt is still this worker's. Source: lua/progress.lua.
+        """
+        flat = [part for run_id, attempt, one in reports for part in (run_id, attempt, one.to_document())]
+        return [bool(kept) for kept in await self._script("progress", worker, *flat, now_ms=now_ms)]
+
+    def progress_channel(self, run_id: str) -> str:
+        """The channel that tells of new progress of a run; hints only."""
+        return self._keys.progress(run_id)
+
     async def leased_to(self, worker: str) -> list[tuple[str, int]]:
         """The (run id, attempt) pairs whose leases name this worker."""
         ids = [one.decode() for one in await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)]
@@ -334,4 +349,13 @@ def _parse(run_id: str, reply: Sequence[bytes]) -> Run:
         error=fields[b"error"].decode() if b"error" in fields else None,
         earlier_results={int(name[7:]): json.loads(fields[name]) for name in fields if name.startswith(b"result:")},
         suspect=b"suspect" in fields,
+        progress=_progress(fields),
     )
+
+
+def _progress(fields: dict[bytes, bytes]) -> Progress | None:
+    """That of the current attempt, unless it was given back: what an earlier one has done says nothing any more."""
+    if b"progress" not in fields or not fields.get(b"worker"):
+        return None
+    attempt, progress = Progress.from_field(fields[b"progress"].decode())
+    return progress if attempt == int(fields[b"attempt"]) else None

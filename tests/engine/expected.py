@@ -57,6 +57,7 @@ def _hash(run: OracleRun) -> dict[str, str]:
         "ending": run.ending or None,
         "result": run.result or None,
         "error": run.error or None,
+        "progress": run.progress,
         **{f"result:{attempt}": result for attempt, result in run.results.items()},
     }
     return {name: str(value) for name, value in values.items() if value is not None}

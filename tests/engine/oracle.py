@@ -15,6 +15,7 @@ from urllib.parse import quote
 from engine.oracle_run import WAITING, OracleRun
 
 from taskman.model.admission import full_permit
+from taskman.model.progress import Progress
 from taskman.model.run import RunSpec
 from taskman.model.states import State
 from taskman.store.logs import Chunk
@@ -243,6 +244,17 @@ class Oracle:
                     last, run.log_weight = one.seq, run.log_weight + max(LIGHTEST, len(one.data))
             self.published.append((f"run:{run_id}:log", f"{attempt}-{last}"))
             return last
+
+    def progress(self, worker: str, reports: Sequence[tuple[str, int, Progress]], now: int) -> list[bool]:
+        with self.call(now):
+            return [self._progress(self._current(run_id, attempt, worker), one) for run_id, attempt, one in reports]
+
+    def _progress(self, run: OracleRun | None, one: Progress) -> bool:
+        if run is None:
+            return False
+        run.progress = f"{run.attempt} {self.now} {one.to_document()}"
+        self.published.append((f"run:{run.id}:progress", str(run.attempt)))
+        return True
 
     # Coming to an end.
 

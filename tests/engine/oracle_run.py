@@ -33,6 +33,7 @@ class OracleRun:
     end_by: int | None = None
     result: str = ""
     error: str = ""
+    progress: str | None = None
     log_weight: int | None = None
     results: dict[int, str] = field(default_factory=dict)
     sig: str = ""

@@ -14,6 +14,7 @@ from engine.oracle_run import WAITING, OracleRun
 from engine.twin import Twin
 
 from taskman.model.ids import scheduled_run_id
+from taskman.model.progress import Progress
 from taskman.model.run import RunSpec
 from taskman.store.logs import Chunk
 from taskman.store.runs import Outcome, Submission
@@ -163,6 +164,12 @@ def append_log(twin: Twin, pick: Pick) -> None:
     twin.append_log(run_id, attempt, worker, chunks)
 
 
+def progress(twin: Twin, pick: Pick) -> None:
+    worker = a_worker(twin, pick)
+    reports = (Progress(0), Progress(1, 3, "ü"), Progress(0.5, 1))
+    twin.progress(worker, [(*one, pick(reports)) for one in believed(twin, pick, worker)])
+
+
 def a_run(twin: Twin, pick: Pick) -> str:
     """Mostly one that is not final."""
     live = [run.id for run in twin.oracle.runs.values() if not run.is_final]
@@ -290,6 +297,7 @@ WEIGHTS: dict[Step, int] = {
     heartbeat: 4,
     adopt: 1,
     append_log: 5,
+    progress: 3,
     cancel: 3,
     promote: 5,
     reclaim: 6,

@@ -15,6 +15,7 @@ from engine.oracle import IDEMPOTENT_MS, Oracle
 from engine.retention_oracle import RetentionOracle
 from engine.task_oracle import TaskOracle
 
+from taskman.model.progress import Progress
 from taskman.model.states import State
 from taskman.store.connection import Connection
 from taskman.store.keys import Keys
@@ -137,6 +138,10 @@ class Twin:
         got = self._script("append_log", run_id, attempt, worker, LOG_LIMIT, *flat)
         wanted = self.oracle.append_log(run_id, attempt, worker, chunks, self.now)
         self._agree("append_log", (run_id, attempt, worker, chunks), got, wanted)
+
+    def progress(self, worker: str, reports: Sequence[tuple[str, int, Progress]]) -> None:
+        got = run_now(self._runs.progress(worker, reports, now_ms=self.now))
+        self._agree("progress", (worker, reports), got, self.oracle.progress(worker, reports, self.now))
 
     def promote(self, limit: int) -> None:
         got = run_now(self._runs.promote(limit, now_ms=self.now))

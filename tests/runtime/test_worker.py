@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import trio
 from pydantic import BaseModel
 
+from taskman.errors import RetryAfter
 from taskman.model.admission import Node
 from taskman.model.ids import new_run_id
 from taskman.model.run import Run, RunSpec
 from taskman.model.states import State
 from taskman.plugins import PluginRegistry, discover
 from taskman.runtime.link_local import LocalLink
+from taskman.runtime.scratch import Scratch
 from taskman.runtime.worker import Worker
 from taskman.store.runs import Submission
 from taskman.store.store import Store
-from taskman.tasktypes import TaskContext, TaskType
+from taskman.tasktypes import TaskContext, TaskFailed, TaskType
+
+
+class _Odd(Exception):
+    """An exception that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
 
 
 class Probe(TaskType):
@@ -33,6 +44,7 @@ class Probe(TaskType):
     started: ClassVar[list[str]] = []
     running: ClassVar[int] = 0
     most: ClassVar[int] = 0
+    unfit: ClassVar[Any] = None
 
     async def run(self, context: TaskContext, params: Params) -> Any:
         Probe.started.append(context.run_id)
@@ -45,6 +57,9 @@ class Probe(TaskType):
 
     async def returns(self, context: TaskContext, value: Any) -> Any:
         return value
+
+    async def returns_unfit(self, context: TaskContext, value: Any) -> Any:
+        return Probe.unfit
 
     async def object(self, context: TaskContext, value: Any) -> Any:
         return object()
@@ -68,6 +83,56 @@ class Probe(TaskType):
         await trio.sleep(value)
         return "rested"
 
+    async def reports(self, context: TaskContext, value: int) -> None:
+        for number in range(value):
+            await context.progress(number + 1, value, f"step {number + 1}")
+
+    async def reports_slowly(self, context: TaskContext, value: float) -> str:
+        for number in range(8):
+            await context.progress(number)
+            await trio.sleep(value / 4)
+        return "reported"
+
+    async def exits(self, context: TaskContext, value: Any) -> None:
+        sys.exit(value)
+
+    async def gets_half_way(self, context: TaskContext, value: Any) -> None:
+        context.result_so_far = {"rows": 5}
+        await context.progress(5, 10)
+        if value == "raise":
+            raise ValueError("stuck")
+        if value == "retry":
+            raise RetryAfter(0)
+        await trio.sleep_forever()
+
+    async def leaves_nonsense(self, context: TaskContext, value: Any) -> None:
+        context.result_so_far = {"x": object()}
+        raise ValueError("stuck")
+
+    async def scribbles(self, context: TaskContext, value: Any) -> str:
+        (context.scratch_dir / "note").write_text("hello")
+        assert context.scratch_dir == context.scratch_dir
+        await context.progress(1)
+        if value == "sleep":
+            await trio.sleep_forever()
+        return str(context.scratch_dir)
+
+    async def tells(self, context: TaskContext, value: Any) -> dict[str, Any]:
+        return {"key": context.idempotency_key, "secrets": dict(context.secrets), "so_far": context.result_so_far}
+
+    async def raises_bytes(self, context: TaskContext, value: Any) -> None:
+        context.log("odd \udcff text")
+        raise OSError("no such file: \udcff")
+
+    async def raises_odd(self, context: TaskContext, value: Any) -> None:
+        raise _Odd
+
+    async def fails_because(self, context: TaskContext, value: Any) -> None:
+        raise TaskFailed(value, "so it is")
+
+    async def asks_for_later(self, context: TaskContext, value: Any) -> None:
+        raise RetryAfter(float(value))
+
     async def logs(self, context: TaskContext, value: list[str]) -> None:
         for text in value:
             context.log(text)
@@ -87,10 +152,10 @@ def registry() -> PluginRegistry:
 
 
 @pytest.fixture
-async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery) -> Worker:
+async def worker(store: Store, registry: PluginRegistry, nursery: trio.Nursery, tmp_path: Path) -> Worker:
     node = Node(id="w1", types=frozenset(registry.task_types), labels={"zone": "a"}, slots=8, running=0)
     link = LocalLink(store, node)
-    worker = Worker(link, registry, slots=8)
+    worker = Worker(link, registry, 8, Scratch(tmp_path / "scratch"))
     await nursery.start(link.run)
     await nursery.start(worker.run)
     return worker
@@ -119,11 +184,15 @@ async def test_a_result_arrives(store: Store, worker: Worker) -> None:
         ("raises", "ValueError: boom"),
         ("raises_in_nursery", "KeyError: 'boom'"),
         ("object", "the result cannot be written as JSON"),
+        ("exits", "SystemExit: boom"),
+        ("raises_bytes", "OSError: no such file: \\udcff"),
+        ("raises_odd", "_Odd: (its message cannot be read)"),
+        ("fails_because", "so it is"),
     ],
 )
 async def test_what_a_task_raises_is_its_failure(store: Store, worker: Worker, what: str, error: str) -> None:
     run = await until(store, await submit(store, what, "boom"))
-    assert (run.state, run.reason) == (State.FAILED, "error")
+    assert (run.state, run.reason) == (State.FAILED, "boom" if what == "fails_because" else "error")
     assert error in (run.error or "")
 
 
@@ -132,6 +201,117 @@ async def test_params_that_the_type_refuses_are_rejected(store: Store, worker: W
     run = await until(store, (await store.runs.submit([Submission(new_run_id(), spec)], by="test"))[0].run_id)
     assert (run.state, run.reason) == (State.FAILED, "rejected")
     assert "/params/nonsense" in (run.error or "")
+
+
+@pytest.mark.parametrize("value", [float("nan"), "\ud800", [float("inf")]])
+async def test_a_result_that_is_no_json_fails_the_run(store: Store, worker: Worker, value: Any) -> None:
+    Probe.unfit = value
+    run = await until(store, await submit(store, "returns_unfit"))
+    assert run.state is State.FAILED
+    assert "the result cannot be written as JSON" in (run.error or "")
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "error"),
+    [
+        ("fails_because", "two words", "is no word"),
+        ("asks_for_later", "inf", "RetryAfter takes seconds"),
+        ("asks_for_later", "nan", "RetryAfter takes seconds"),
+        ("asks_for_later", "-1", "RetryAfter takes seconds"),
+    ],
+)
+async def test_nonsense_in_an_exception_is_named(
+    store: Store, worker: Worker, what: str, value: str, error: str
+) -> None:
+    run = await until(store, await submit(store, what, value))
+    assert (run.state, run.reason) == (State.FAILED, "error")
+    assert error in (run.error or "")
+
+
+async def test_progress_is_kept_and_the_last_report_is_not_lost(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "reports", 2000))
+    assert run.progress is not None
+    assert run.progress.words == "2,000 of 2,000 (100 %): step 2000"
+    assert run.to_json()["progress"]["done"] == 2000
+
+
+async def test_progress_is_seen_while_the_run_runs(store: Store, worker: Worker) -> None:
+    run_id = await submit(store, "gets_half_way")
+    run = await until(store, run_id, lambda run: run.progress is not None)
+    assert run.state is State.RUNNING
+    assert run.progress is not None
+    assert run.progress.percent == 50
+    await store.runs.cancel(run_id, by="test")
+    run = await until(store, run_id)
+    assert run.progress is not None
+
+
+async def test_progress_of_an_earlier_attempt_is_not_that_of_the_next(store: Store, worker: Worker) -> None:
+    run_id = await submit(store, "gets_half_way")
+    await until(store, run_id, lambda run: run.progress is not None)
+    await worker.drain(0.0)
+    run = await store.runs.get(run_id)
+    assert (run.state, run.progress) == (State.QUEUED, None)
+
+
+async def test_progress_is_a_sign_of_life(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "reports_slowly", 0.4, idle_timeout_s=0.4))
+    assert (run.state, run.result) == (State.SUCCEEDED, "reported")
+
+
+async def test_the_result_so_far_is_kept_when_the_attempt_fails(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "gets_half_way", "raise"))
+    assert (run.state, run.result) == (State.FAILED, {"rows": 5})
+
+
+async def test_the_result_so_far_is_kept_when_the_attempt_is_tried_again(store: Store, worker: Worker) -> None:
+    run_id = await submit(store, "gets_half_way", "retry", retry={"max_attempts": 2})
+    run = await until(store, run_id, lambda run: run.state is State.SCHEDULED)
+    assert [attempt.result for attempt in run.attempts] == [{"rows": 5}]
+
+
+async def test_the_result_so_far_is_kept_when_the_attempt_times_out(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "gets_half_way", timeout_s=0.3))
+    assert (run.reason, run.result) == ("timeout", {"rows": 5})
+
+
+async def test_the_result_so_far_is_kept_when_the_run_is_cancelled(store: Store, worker: Worker) -> None:
+    run_id = await submit(store, "gets_half_way")
+    await until(store, run_id, lambda run: run.progress is not None)
+    await store.runs.cancel(run_id, by="test")
+    run = await until(store, run_id)
+    assert (run.state, run.result) == (State.CANCELLED, {"rows": 5})
+
+
+async def test_a_result_so_far_that_is_no_json_is_left_out_and_named(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "leaves_nonsense"))
+    assert (run.error, run.result) == ("ValueError: stuck", None)
+    chunks = await store.logs.read(run.id, 1, 0)
+    assert b"left out: the result cannot be written as JSON" in chunks[0].data
+
+
+async def test_the_scratch_directory_is_there_for_the_attempt_only(
+    store: Store, worker: Worker, tmp_path: Path
+) -> None:
+    run = await until(store, await submit(store, "scribbles"))
+    assert Path(run.result).parent == tmp_path / "scratch"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+async def test_the_scratch_directory_of_a_cancelled_attempt_is_gone_when_the_run_is_final(
+    store: Store, worker: Worker, tmp_path: Path
+) -> None:
+    run_id = await submit(store, "scribbles", "sleep")
+    await until(store, run_id, lambda run: run.progress is not None)
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    await store.runs.cancel(run_id, by="test")
+    await until(store, run_id)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+async def test_the_idempotency_key_is_the_runs_and_there_are_no_secrets(store: Store, worker: Worker) -> None:
+    run = await until(store, await submit(store, "tells"))
+    assert run.result == {"key": run.id, "secrets": {}, "so_far": None}
 
 
 async def test_a_timeout_ends_an_attempt(store: Store, worker: Worker) -> None:

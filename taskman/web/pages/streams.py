@@ -10,6 +10,7 @@ from ...errors import StoreUnavailable
 from ...model.events import RunEvent
 from ...model.run import Run
 from ...model.states import State
+from ...store.pubsub import Subscription
 from ...store.store import Store
 from ..events import ChangeEvents, Changes
 from ..logs import LogReader, Part, Position, lines_of
@@ -116,13 +117,15 @@ class RunStream:
         self._reader = LogReader(store, run, start, follow=True)
         self._at = start
         self._part: Part | None = None
-        self._stale, self._ended, self._closed = True, False, False
+        self._progress: Subscription | None = None
+        self._stale, self._moved, self._ended, self._closed = True, False, False, False
         self._not_before = 0.0
 
     async def open(self) -> RunStream:
         """Subscribe. Raises StoreUnavailable."""
         try:
             await self._reader.open()
+            self._progress = await self._store.pubsub.join(self._store.runs.progress_channel(self._run_id))
         except BaseException:
             self.close()
             raise
@@ -132,23 +135,25 @@ class RunStream:
         """See taskman.web.sse.Source."""
         while not self._closed:
             await trio.sleep_until(self._not_before)
-            if not (self._stale or self._part or self._ended):
+            if not (self._stale or self._moved or self._part or self._ended):
                 await self._wait()
             try:
                 block = await self._block()
             except StoreUnavailable:
                 self._not_before = trio.current_time() + _RETRY_S
                 continue
-            self._stale, self._part, self._closed = False, None, self._ended
+            self._stale, self._moved, self._part, self._closed = False, False, None, self._ended
             self._not_before = trio.current_time() + _PACE_S
             return block
         raise trio.EndOfChannel
 
     async def _wait(self) -> None:
-        """Until there are lines or another state; each is kept if the wait is cut short."""
+        """Until there are lines, another state or progress; each is kept if the wait is cut short."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_for_lines, nursery.cancel_scope)
             nursery.start_soon(self._wait_for_change, nursery.cancel_scope)
+            if self._progress is not None:
+                nursery.start_soon(self._wait_for_progress, self._progress, nursery.cancel_scope)
 
     async def _wait_for_lines(self, done: trio.CancelScope) -> None:
         try:
@@ -163,6 +168,11 @@ class RunStream:
             self._stale = changes.gap or bool(changes.events)
         done.cancel()
 
+    async def _wait_for_progress(self, hints: Subscription, done: trio.CancelScope) -> None:
+        async for _ in hints:  # a gap too: there may have been some
+            self._moved = True
+            done.cancel()
+
     async def _block(self) -> bytes:
         blocks = []
         if self._part is not None:
@@ -170,6 +180,8 @@ class RunStream:
             blocks.append(encode(None, html, f"{at.attempt}-{at.line}"))
         if self._stale or self._ended:
             blocks.append(encode(None, await self._state()))
+        elif self._moved:
+            blocks.append(encode(None, await self._bar()))
         if self._ended:
             blocks.append(encode("eof", ""))
         if self._part is not None:
@@ -185,6 +197,11 @@ class RunStream:
             values = {"run": run, "why": why}
             parts.append(await self._render.into("#run-side", "_partials/run_side.html", "innerMorph", **values))
         return "".join(parts)
+
+    async def _bar(self) -> str:
+        run = await self._store.runs.get(self._run_id)
+        values = {"run": run, "progress": run.progress}
+        return await self._render.into("#run-progress", "_partials/progress.html", "innerMorph", **values)
 
     async def _lines(self, part: Part) -> tuple[str, Position]:
         """The lines, added to the block that the page ends with, or as new blocks; of a flood only the end."""
@@ -207,3 +224,5 @@ class RunStream:
         """See taskman.web.sse.Source."""
         self._changes.close()
         self._reader.close()
+        if self._progress is not None:
+            self._progress.leave()
