@@ -24,6 +24,7 @@ from .model.instants import zone
 from .plugins import PluginRegistry, discover
 from .runtime.identity import worker_identity
 from .runtime.link_local import LocalLink
+from .runtime.notifier import Notifier
 from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
 from .runtime.scratch import Scratch
@@ -102,15 +103,24 @@ async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: boo
             store = Store(redis.url if redis else config.redis_url, log_limit=config.log_limit)
             await base.start(store.run)
             access = Access(store, credentials.bootstrap_tokens(config, directory))
-            parts = _Parts(config, directory, store, discover(), Drain(), sockets, worker_id, access)
+            parts = _Parts(config, directory, store, _plugins(), Drain(), sockets, worker_id, access)
             await _run_services(parts, open_browser=open_browser, greet=greet)
             base.cancel_scope.cancel()
+
+
+def _plugins() -> PluginRegistry:
+    registry = discover()
+    for one in registry.broken:
+        _log.warning("the plugin '%s' of %s %s is out of order: %s", one.name, one.distribution, one.version, one.error)
+    return registry
 
 
 async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> None:
     """Everything that works on top of the store, until a signal; a crash of one ends them all."""
     async with trio.open_nursery() as services:
         worker = await _start_worker(parts, services)
+        notifier = Notifier(parts.store, parts.registry)
+        await services.start(notifier.run)
         await services.start(Scheduler(parts.store).run)
         await services.start(parts.access.run)
         services.start_soon(watch, parts.store)
@@ -131,6 +141,7 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
             if worker is not None:
                 await worker.drain(parts.config.drain_timeout)
                 await parts.store.workers.remove(parts.worker_id)
+            await notifier.drain()
         services.cancel_scope.cancel()
 
 

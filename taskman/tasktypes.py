@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +16,15 @@ from pydantic import BaseModel
 
 from .model.results import is_reason
 
-__all__ = ["HeldProcess", "ProcessResult", "TaskContext", "TaskFailed", "TaskType", "WorkerContext"]
+__all__ = [
+    "HeldProcess",
+    "ProcessResult",
+    "TaskContext",
+    "TaskFailed",
+    "TaskType",
+    "WorkerContext",
+    "params_schema",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +189,11 @@ class TaskType(ABC):
         Cancellation: after the worker's last run. Clean up within seconds.
         """
         task_status.started()
+
+
+@lru_cache(maxsize=500)
+def params_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON Schema of a params model. Raises what pydantic raises where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a default that is no JSON is left out of the schema, which does no harm
+        return model.model_json_schema()

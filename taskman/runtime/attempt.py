@@ -19,7 +19,7 @@ from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskFailed
 from .context import AttemptContext
 from .lease import Lease
-from .link import Link
+from .link import Delivery
 from .process import Processes, ProcessSpec
 from .reports import Reports
 from .scratch import Scratch
@@ -41,7 +41,7 @@ class RunningAttempt:
     """An attempt that this worker holds. `end` stops it early; `run` tells how it went."""
 
     def __init__(
-        self, assignment: Assignment, lease: Lease, link: Link, registry: PluginRegistry,
+        self, assignment: Assignment, lease: Lease, link: Delivery, registry: PluginRegistry,
         tools: Tools, nursery: trio.Nursery,
     ) -> None:  # fmt: skip
         """`nursery` is the worker's: there the log and the progress are delivered while the task works."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 
-__all__ = ["Cancel", "Claim", "Link"]
+__all__ = ["Cancel", "Claim", "Delivery", "Link"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,25 @@ class Cancel:
     force: bool = False
 
 
-class Link(Protocol):
-    """The worker's side. Every call but `claim` and `cancels`: StoreUnavailable when nobody can be reached."""
+class Delivery(Protocol):
+    """What a single attempt needs: somebody who takes its log and its progress.
+
+    Every call: StoreUnavailable when nobody can be reached.
+    """
 
     worker: str
+
+    async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
+        """Store chunks; False when the attempt is no longer this worker's. Safe to repeat."""
+        ...
+
+    async def progress(self, run_id: str, attempt: int, done: float, total: float | None, message: str | None) -> None:
+        """Tell how far an attempt has come; in order, and before its `finish`. Safe to repeat, and to lose."""
+        ...
+
+
+class Link(Delivery, Protocol):
+    """The worker's side. Every call but `claim` and `cancels`: StoreUnavailable when nobody can be reached."""
 
     async def claim(self, limit: int) -> Claim:
         """At least one run and at most `limit`; waits until there is one, also through an outage.
@@ -50,14 +65,6 @@ class Link(Protocol):
 
     async def extend(self, held: Sequence[tuple[str, int]]) -> list[str]:
         """Renew the leases of (run id, attempt) pairs: keep, cancel or drop for each."""
-        ...
-
-    async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
-        """Store chunks; False when the attempt is no longer this worker's. Safe to repeat."""
-        ...
-
-    async def progress(self, run_id: str, attempt: int, done: float, total: float | None, message: str | None) -> None:
-        """Tell how far an attempt has come; in order, and before its `finish`. Safe to repeat, and to lose."""
         ...
 
     def cancels(self) -> AsyncIterator[Cancel | None]:

@@ -119,6 +119,10 @@ class EventHub:
         oldest = await self._connection.execute("XRANGE", self._keys.events, "-", "+", "COUNT", 1)
         if oldest and _order(oldest[0][0].decode()) > _order(last_id):
             return None
+        return await self.backlog(last_id, limit)
+
+    async def backlog(self, last_id: str, limit: int) -> list[Batch]:
+        """What is still known of the batches after `last_id`, at most `limit`."""
         reply = await self._connection.execute("XRANGE", self._keys.events, f"({last_id}", "+", "COUNT", limit)
         return [_batch(entry_id.decode(), fields[1].decode()) for entry_id, fields in reply]
 

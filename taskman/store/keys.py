@@ -27,6 +27,7 @@ PATTERNS: dict[str, str] = {
     "waiting:<permit> <room> <signature>": "zset: the runs in that line, by the score that they had in the ready set",
     "live:<group>": "set: the runs of a group that are not final",
     "idem:<digest>": "string with expiry: the run that an Idempotency-Key made, and the digest of its body",
+    "notice:<id>": "string with expiry: a server has taken it on to tell plugins that the run is over",
     "unique:<digest>": "string: the run that holds a unique key",
     "paused": "set: names of paused queues",
     "workers": "hash: what each worker says of itself, and when it said so",
@@ -124,6 +125,9 @@ class Keys:
 
     def blocks(self, run_id: str) -> str:
         return f"{self.prefix}run:{run_id}:blocks"
+
+    def notice(self, run_id: str) -> str:
+        return f"{self.prefix}notice:{run_id}"
 
     def state(self, state: str) -> str:
         return f"{self.prefix}state:{state}"

@@ -11,6 +11,7 @@ from .connection import Connection
 from .events import EventHub
 from .keys import Keys
 from .logs import DEFAULT_LIMIT, Logs
+from .notices import Notices
 from .pubsub import PubSub
 from .queues import Queues
 from .reasons import explain
@@ -35,7 +36,7 @@ class Store:
         self.connection, self.pubsub = Connection(url), PubSub(url)
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
         self.logs, self.sessions = Logs(self.connection, keys, log_limit), Sessions(self.connection, keys)
-        self.tokens = Tokens(self.connection, keys)
+        self.tokens, self.notices = Tokens(self.connection, keys), Notices(self.connection, keys)
         self.retention = Retention(self.connection, keys)
         self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)

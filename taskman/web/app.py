@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from jinja2 import FileSystemLoader
 from quart import Response, request
 from quart_trio import QuartTrio
 
 from . import health
 from .api import blueprint as api
+from .guests import admit, template_loader
 from .pages import blueprints, prepare
 from .problems import problem_of
 from .services import Services
@@ -25,12 +25,14 @@ def create_app(services: Services) -> QuartTrio:
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.config["BODY_TIMEOUT"] = 60
     app.extensions["taskman"] = services
-    app.jinja_loader = FileSystemLoader(str(files("taskman.templates")))
+    app.jinja_loader = template_loader(services.registry)
+    app.jinja_env.autoescape = True  # whatever a template is called
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.before_request(_refuse_unknown_addresses)
     for blueprint in (health.blueprint, api, *blueprints):
         app.register_blueprint(blueprint)
-    prepare(app)
+    prepare(app, services.registry.nav_items)
+    admit(app, services.registry)
     return app
 
 

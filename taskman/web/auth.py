@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import trio
-from quart import g, redirect, request, url_for
+from quart import g, has_websocket_context, redirect, request, url_for, websocket
 from quart.typing import ResponseReturnValue
 
 from ..errors import Forbidden, StoreUnavailable, Unauthenticated
@@ -29,6 +29,7 @@ __all__ = [
     "identity",
     "require_api",
     "require_page",
+    "require_socket",
     "rights",
 ]
 
@@ -52,35 +53,50 @@ def identity() -> Identity:
     return found
 
 
-async def require_api() -> None:
-    """Let a request into the API. Raises Unauthenticated, Forbidden."""
+async def require_api(needed: Scope | None = None) -> None:
+    """Let a request into the API; `needed` is the scope of an address that the table does not know.
+
+    Raises: Unauthenticated, Forbidden.
+    """
     header = request.headers.get("Authorization", "")
     if header:
         g.identity = await by_token(services(), header)
-        _require_scope()
+        _require_scope(needed)
         return
     g.identity = await _by_session()
-    _require_scope()
+    _require_scope(needed)
     if request.method not in _SAFE:
         _refuse_foreign_pages()
         if request.mimetype in _FORM_TYPES:
             raise Forbidden("send JSON: forms are not taken here")
 
 
-async def require_page() -> ResponseReturnValue | None:
-    """Let a request see a page, or lead it to the sign-in. Raises Forbidden for a form that is not ours."""
+async def require_page(needed: Scope | None = None) -> ResponseReturnValue | None:
+    """Let a request see a page, or lead it to the sign-in; `needed` as for require_api.
+
+    Raises: Forbidden, also for a form that is not ours.
+    """
     try:
         g.identity = await _by_session()
     except Unauthenticated:
         wanted = request.full_path.rstrip("?") if request.method in _SAFE else None
         return redirect(url_for("login.show", next=wanted), 303)
-    _require_scope()
+    _require_scope(needed)
     if request.method not in _SAFE:
         _refuse_foreign_pages()
         sent = (await request.form).get("form_token", "")
         if not hmac.compare_digest(sent, form_token()):
             raise Forbidden("this form is out of date: load the page again and repeat")
     return None
+
+
+async def require_socket(needed: Scope) -> ResponseReturnValue | None:
+    """Let a page open a WebSocket; where it comes from has been checked already. Refuses with 401 or 403."""
+    try:
+        g.identity = await _by_session()
+    except Unauthenticated as error:
+        return str(error), 401
+    return None if identity().may(needed) else (f"this needs the scope '{needed}'", 403)
 
 
 async def by_token(services: Services, header: str) -> Identity:
@@ -95,7 +111,7 @@ async def by_token(services: Services, header: str) -> Identity:
 
 
 async def _by_session() -> Identity:
-    secret = request.cookies.get(COOKIE, "")
+    secret = (websocket if has_websocket_context() else request).cookies.get(COOKIE, "")
     session = await services().store.sessions.find(secret) if secret else None
     found = await services().access.resume(session, secret) if session else None
     if found is None:
@@ -134,10 +150,11 @@ def rights() -> Rights:
     return Rights(ask)
 
 
-def _require_scope() -> None:
+def _require_scope(needed: Scope | None) -> None:
     """Refuse who may not do this, by the one table of what needs which scope."""
     rule = request.url_rule
-    needed = scope_of(request.method, rule.rule) if rule is not None else Scope.READ
+    if needed is None:
+        needed = scope_of(request.method, rule.rule) if rule is not None else Scope.READ
     check_scope(identity(), needed)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from quart import Blueprint
 from quart.typing import ResponseReturnValue
 
+from ...tasktypes import params_schema
 from ..services import services
 
 __all__ = ["blueprint"]
@@ -16,13 +17,19 @@ blueprint = Blueprint("types_api", __name__)
 
 @blueprint.get("/task-types")
 async def task_types() -> ResponseReturnValue:
-    """Every task type with the JSON Schema of its params."""
+    """Every task type that this server knows, with the JSON Schema of its params and the workers that have it."""
+    live = await services().store.workers.live()
     items = [
         {
             "name": one.name,
             "version": one.version,
             "description": one.description,
-            "schema": one.Params.model_json_schema(),
+            "schema": params_schema(one.Params),
+            "workers": [
+                {"id": entry.node.id, "version": entry.versions.get(one.name, "")}
+                for entry in live
+                if one.name in entry.node.types
+            ],
         }
         for _, one in sorted(services().registry.task_types.items())
     ]

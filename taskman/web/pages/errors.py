@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from quart import render_template, request
+from quart import has_websocket_context, render_template, request, websocket
 from quart.typing import ResponseReturnValue
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -31,6 +31,9 @@ def register(app: QuartTrio) -> None:
 
 
 async def _show(error: Exception) -> ResponseReturnValue:
+    if has_websocket_context():  # before it was accepted, or nobody would answer
+        status, detail = _explain(error)
+        return detail, status
     if request.path.startswith("/api/"):
         return problem_of(error)
     status, detail = _explain(error)
@@ -62,5 +65,6 @@ def _explain(error: Exception) -> tuple[int, str]:
                 "There is no page at this address. Check it for a missing character.",
             )
         return error.code or 500, error.description or "The server cannot answer this request."
-    _log.error("unexpected error in %s %s", request.method, request.path, exc_info=error)
+    what = f"WebSocket {websocket.path}" if has_websocket_context() else f"{request.method} {request.path}"
+    _log.error("unexpected error in %s", what, exc_info=error)
     return 500, "The server failed to build this page. Its log has the details under the request id below."

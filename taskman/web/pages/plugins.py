@@ -5,6 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, render_template
 from quart.typing import ResponseReturnValue
 
+from ...tasktypes import params_schema
 from ..auth import require_page
 from ..forms import fields_of
 from ..services import services
@@ -20,7 +21,7 @@ async def index() -> ResponseReturnValue:
     """Every plugin found, the refused ones with their error."""
     registry = services().registry
     types = [
-        {"type": one, "fields": fields_of(one.Params.model_json_schema(), "")}
+        {"type": one, "fields": fields_of(params_schema(one.Params), "")}
         for _, one in sorted(registry.task_types.items())
     ]
     return await render_template("plugins/index.html", plugins=registry.plugins, types=types)

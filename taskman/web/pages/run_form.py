@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import Fault, InvalidInput
 from ...model.run import DEFAULT_GRACE_S, Run
 from ...plugins import PluginRegistry
-from ...tasktypes import TaskType
+from ...tasktypes import TaskType, params_schema
 from ..forms import Field, Form, fields_of
 
 __all__ = ["RunForm", "again", "first_type", "option_fields"]
@@ -43,7 +43,7 @@ class RunForm(Form):
     def __init__(self, task_type: TaskType, timezone: str) -> None:
         starts = (("now", "Now"), ("delay", "After a delay"), ("at", "At a time"))
         super().__init__(
-            params=fields_of(task_type.Params.model_json_schema(), "params."),
+            params=fields_of(params_schema(task_type.Params), "params."),
             when=[
                 Field("start", "Start", "choice", choices=starts, value="now"),
                 Field("delay", "Delay", "duration", example="10m", help="such as 90s, 10m, 2h, 1d"),

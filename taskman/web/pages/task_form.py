@@ -11,7 +11,7 @@ from ...errors import Fault, InvalidInput
 from ...model.instants import zone
 from ...model.schedule import Schedule
 from ...model.validation import validate
-from ...tasktypes import TaskType
+from ...tasktypes import TaskType, params_schema
 from ..forms import Field, Form, fields_of
 from .run_form import option_fields
 from .wording import local, relative
@@ -108,7 +108,7 @@ class TaskForm(Form):
                 Field("name", "Name", required=True, example="nightly-backup", help="letters, digits, . _ -"),
                 Field("description", "Description", help="what it is for, for whoever is woken by it"),
             ],
-            params=fields_of(task_type.Params.model_json_schema(), "params."),
+            params=fields_of(params_schema(task_type.Params), "params."),
             options=[*option_fields(), *_gate_fields()],
             enabled=[Field("enabled", "Schedules are on", "flag", help="off: it runs only when asked", value="on")],
         )
