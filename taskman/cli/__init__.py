@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tasks": ("tasks", "List, inspect, create and delete tasks."),
     "queues": ("queues", "List, pause and resume queues."),
     "workers": ("workers", "List the workers that are there."),
+    "plugins": ("plugins", "List the plugins installed here, or begin a new one."),
     "tokens": ("tokens", "Create, list and revoke API tokens."),
     "config": ("config", "Show the settings in force and where they come from."),
 }
