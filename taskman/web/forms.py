@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,16 +16,7 @@ from ..errors import Fault, InvalidInput
 from ..model.instants import datetime_of, parse_instant, zone
 from ..model.validation import validate
 
-__all__ = ["Field", "Form", "fields_of"]
-
-_MULTI_LINE = frozenset({"command", "stdin", "body", "script", "query", "text"})
-_HINTS = {
-    "list": "one a line",
-    "numbers": "one a line",
-    "map": "KEY=value, one a line",
-    "json": "JSON",
-    "duration": "such as 90s or 5m",
-}
+__all__ = ["Field", "Form", "escaped", "shown"]
 
 
 @dataclass(slots=True)
@@ -41,6 +34,7 @@ class Field:
     default: str = ""
     example: str = ""
     choices: Sequence[tuple[str, str]] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)  # what a choice stands for, unless for itself
     timezone: str = "UTC"
     value: str = ""
     preset: str | None = None
@@ -57,6 +51,16 @@ class Field:
         return bool(self.faults) or self.value != (self.preset or "")
 
     @property
+    def path(self) -> list[str]:
+        """Where its value is in the body."""
+        return [part.replace("%2E", ".").replace("%25", "%") for part in self.name.split(".")]
+
+    def text_of(self, value: Any) -> str:
+        """A JSON value as this field shows it."""
+        same = (text for text, meant in self.values.items() if meant == value and type(meant) is type(value))
+        return next(same, None) or shown(self.kind, value)
+
+    @property
     def rows(self) -> int:
         """How many lines a multi-line field shows."""
         least = 4 if self.kind == "text" else 2
@@ -68,63 +72,7 @@ class Field:
         return " ".join(f"{self.id}-{part}" for part, there in (("help", self.help), ("faults", self.faults)) if there)
 
 
-def fields_of(schema: Mapping[str, Any], prefix: str) -> list[Field]:
-    """A field for each property of a JSON Schema, so that a plugin's type gets a form by itself."""
-    required, definitions = schema.get("required", ()), schema.get("$defs", {})
-    return [
-        _field(prefix, name, _plain(part, definitions), name in required)
-        for name, part in schema.get("properties", {}).items()
-    ]
-
-
-def _plain(part: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with its reference followed, and without the null of an optional."""
-    found = dict(part)
-    if "$ref" in found:
-        found = {**definitions.get(found.pop("$ref").rpartition("/")[2], {}), **found}
-    options = [one for one in found.get("anyOf", ()) if one.get("type") != "null"]
-    if len(options) == 1:
-        del found["anyOf"]
-        return {**_plain(options[0], definitions), **found}
-    return found
-
-
-def _field(prefix: str, name: str, part: Mapping[str, Any], required: bool) -> Field:
-    kind = _kind(name, part)
-    default = part.get("default")
-    hints = [part.get("description", ""), _HINTS.get(kind, "")]
-    preset = _show(kind, default) if kind in ("flag", "choice") and default is not None else None
-    return Field(
-        name=prefix + name,
-        label=part.get("title") or name,
-        kind=kind,
-        help="; ".join(hint for hint in hints if hint),
-        required=required,
-        default="" if default is None or kind in ("flag", "choice") else _show(kind, default),
-        example=str(next(iter(part.get("examples", ())), "")),
-        choices=[(str(one), str(one)) for one in part.get("enum", ())],
-        value=preset or "",
-        preset=preset,
-    )
-
-
-def _kind(name: str, part: Mapping[str, Any]) -> str:
-    shape = part.get("type")
-    if "enum" in part:
-        return "choice"
-    if part.get("format") == "duration":
-        return "duration"
-    if shape == "string":
-        return "text" if name in _MULTI_LINE else "line"
-    if shape == "array":
-        inner = part.get("items", {}).get("type")
-        return {"string": "list", "integer": "numbers", "number": "numbers"}.get(inner, "json")
-    if shape == "object" and part.get("additionalProperties") == {"type": "string"}:
-        return "map"
-    return {"boolean": "flag", "integer": "number", "number": "number"}.get(str(shape), "json")
-
-
-def _show(kind: str, value: Any) -> str:
+def shown(kind: str, value: Any) -> str:
     """A JSON value as its field shows it."""
     if kind == "flag":
         return "on" if value else ""
@@ -136,6 +84,8 @@ def _show(kind: str, value: Any) -> str:
         return "\n".join(f"{name}={one}" for name, one in value.items())
     if kind == "json" or not isinstance(value, (str, int, float)):
         return json.dumps(value, ensure_ascii=False, indent=2)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -154,6 +104,17 @@ def _number(text: str) -> Any:
         except ValueError:
             continue
     return text
+
+
+def _number_or_text(text: str) -> Any:
+    """What was typed, as what it looks like; anything else is a text, also a decimal that no float can hold."""
+    words = {"true": True, "false": False}
+    if text.strip() in words:
+        return words[text.strip()]
+    number = _number(text)
+    if isinstance(number, float) and (not math.isfinite(number) or Decimal(repr(number)) != Decimal(text.strip())):
+        return text.strip()
+    return number
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -179,6 +140,9 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "duration": str.strip,
     "text": str,
     "choice": str,
+    "date": str.strip,
+    "secret": str,
+    "either": _number_or_text,
     "number": _number,
     "list": lambda text: [line for line in text.split("\n") if line.strip()],
     "numbers": lambda text: [_number(part) for part in text.replace(",", "\n").split("\n") if part.strip()],
@@ -191,6 +155,8 @@ def _read(one: Field) -> Any:
     """What was typed as JSON. Raises ValueError with the remedy."""
     if one.kind == "moment":
         return _instant(one.value, one.timezone)
+    if one.value in one.values:
+        return one.values[one.value]
     return _READERS[one.kind](one.value)
 
 
@@ -224,11 +190,11 @@ class Form:
         """Fill the fields from a body as the API takes it; what is the default anyway stays blank."""
         for one in self.fields.values():
             value: Any = body
-            for part in one.name.split("."):
+            for part in one.path:
                 value = value.get(part) if isinstance(value, Mapping) else None
             if value is None:
                 continue
-            text = _wall_time(value, one.timezone) if one.kind == "moment" else _show(one.kind, value)
+            text = _wall_time(value, one.timezone) if one.kind == "moment" else one.text_of(value)
             one.value = "" if text == one.default else text
 
     def read(self) -> tuple[dict[str, Any], list[Fault]]:
@@ -239,9 +205,9 @@ class Form:
             if one.value == one.preset or (not one.value.strip() and one.kind != "flag"):
                 continue
             try:
-                _put(body, one.name.split("."), one.value == "on" if one.kind == "flag" else _read(one))
+                _put(body, one.path, one.value == "on" if one.kind == "flag" else _read(one))
             except ValueError as error:
-                faults.append(Fault("/" + one.name.replace(".", "/"), str(error)))
+                faults.append(Fault("".join(f"/{part}" for part in one.path), str(error)))
         return body, faults
 
     def body(self, model: type[BaseModel], params: type[BaseModel]) -> dict[str, Any]:
@@ -266,15 +232,19 @@ class Form:
     def blame(self, faults: Iterable[Fault]) -> None:
         """Put each fault beside its field, or on top when it has none; the first faulty field gets the focus."""
         for fault in faults:
-            found = self._find(fault.pointer.strip("/").split("/"))
-            (self.faults if found is None else found.faults).append(_capital(fault.detail))
+            path = fault.pointer.strip("/").split("/")
+            found = self._find(path)
+            detail = _capital(fault.detail)
+            if found is not None and found.kind == "json" and len(path) > len(found.path):
+                detail = f"{'.'.join(path[len(found.path) :])}: {detail}"
+            (self.faults if found is None else found.faults).append(detail)
         if first := next((one for one in self.fields.values() if one.faults), None):
             first.focus = True
 
     def _find(self, path: list[str]) -> Field | None:
         fields = self.fields
         for end in range(len(path), 0, -1):
-            name = ".".join(path[:end])
+            name = ".".join(map(escaped, path[:end]))
             if name in fields:
                 return fields[name]
         return next(iter(self.sections.get(path[0], [])), None)
@@ -287,6 +257,11 @@ class Form:
     def section_is_open(self, name: str) -> bool:
         """Whether a section that can be folded shows something: a value or a fault."""
         return any(one.shows_something for one in self.sections[name])
+
+
+def escaped(name: str) -> str:
+    """A name that may stand between the dots of a field's name."""
+    return name.replace("%", "%25").replace(".", "%2E")
 
 
 def _put(body: dict[str, Any], path: list[str], value: Any) -> None:

@@ -7,7 +7,7 @@ from quart.typing import ResponseReturnValue
 
 from ...tasktypes import params_schema
 from ..auth import require_page
-from ..forms import fields_of
+from ..schemas import fields_of
 from ..services import services
 
 __all__ = ["blueprint"]

@@ -8,7 +8,8 @@ from ...errors import Fault, InvalidInput
 from ...model.run import DEFAULT_GRACE_S, Run
 from ...plugins import PluginRegistry
 from ...tasktypes import TaskType, params_schema
-from ..forms import Field, Form, fields_of
+from ..forms import Field, Form
+from ..schemas import fields_of
 
 __all__ = ["RunForm", "again", "first_type", "option_fields"]
 

@@ -12,7 +12,8 @@ from ...model.instants import zone
 from ...model.schedule import Schedule
 from ...model.validation import validate
 from ...tasktypes import TaskType, params_schema
-from ..forms import Field, Form, fields_of
+from ..forms import Field, Form
+from ..schemas import fields_of
 from .run_form import option_fields
 from .wording import local, relative
 
