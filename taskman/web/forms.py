@@ -64,7 +64,7 @@ class Field:
     def rows(self) -> int:
         """How many lines a multi-line field shows."""
         least = 4 if self.kind == "text" else 2
-        return min(max(least, self.value.count("\n") + 1), 16)
+        return min(max(least, (self.value or self.default or self.example).count("\n") + 1), 16)
 
     @property
     def described_by(self) -> str:

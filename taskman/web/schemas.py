@@ -68,7 +68,7 @@ def _field(prefix: str, name: str, part: Schema, definitions: Schema, required: 
         values=values,
         example=_example(kind, plain, definitions),
     )
-    if default is not None and kind != "secret":
+    if default is not None and kind != "secret" and not (kind == "json" and default in ([], {})):
         text = made.text_of(default)
         if kind in ("flag", "choice", "date"):
             made.value = made.preset = text

@@ -29,7 +29,7 @@ _SHAPES = {
     "runs": '<path d="M4 6h16M4 12h16M4 18h10"/><path d="m17 15 4 3-4 3z"/>',
     "tasks": '<rect x="5" y="4" width="14" height="17" rx="2"/><path d="M9 4V3h6v1M9 11h6M9 15h4"/>',
     "plugins": '<path d="M9 3v5M15 3v5M6 8h12v3a6 6 0 0 1-12 0zM12 17v4"/>',
-    "plugin": '<path d="M4 12a8 8 0 1 0 16 0 8 8 0 0 0-16 0M12 8v8M8 12h8"/>',
+    "plugin": '<rect x="4" y="4" width="16" height="16" rx="5"/><path d="M9 12h6"/>',
     "plus": '<path d="M12 5v14M5 12h14"/>',
     "play": '<path d="M7 5v14l11-7z"/>',
     "stop": '<rect x="6" y="6" width="12" height="12" rx="1.5"/>',

@@ -20,8 +20,13 @@ blueprint.before_request(require_page)
 async def index() -> ResponseReturnValue:
     """Every plugin found, the refused ones with their error."""
     registry = services().registry
+    workers = await services().store.workers.live()
     types = [
-        {"type": one, "fields": fields_of(params_schema(one.Params), "")}
-        for _, one in sorted(registry.task_types.items())
+        {
+            "type": one,
+            "fields": fields_of(params_schema(one.Params), ""),
+            "workers": [(entry.node.id, entry.versions[name]) for entry in workers if name in entry.versions],
+        }
+        for name, one in sorted(registry.task_types.items())
     ]
     return await render_template("plugins/index.html", plugins=registry.plugins, types=types)
