@@ -171,6 +171,7 @@ class RunStream:
     async def _wait_for_progress(self, hints: Subscription, done: trio.CancelScope) -> None:
         async for _ in hints:  # a gap too: there may have been some
             self._moved = True
+            await trio.sleep(_PACE_S)  # a task that reports all the time must not cut the reading of its log short
             done.cancel()
 
     async def _block(self) -> bytes:
