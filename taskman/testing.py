@@ -24,14 +24,16 @@ from .runtime.attempt import RunningAttempt, Tools
 from .runtime.lease import Lease, now
 from .runtime.process import Processes
 from .runtime.scratch import Scratch
+from .runtime.services import serve_types
 from .store import runs as store_runs
 from .store.logs import Chunk
-from .tasktypes import TaskContext, TaskType
+from .tasktypes import TaskContext, TaskType, WorkerContext
 from .vetting import vetted_task_types
 
 __all__ = ["Line", "Options", "Outcome", "run_task_type", "run_task_type_async"]
 
-_ENDLESS_S = 366.0 * 86_400
+# How long a test may hold its lease; a shim's timer takes no more than 24 days.
+_ENDLESS_S = 7.0 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,9 @@ class Line:
 class Outcome:
     """How a run went; while it is under way, how it has gone so far, with `state` running.
 
-    `state` is succeeded, failed or cancelled at the end; `reason` such as error, exit, timeout. `progress` has every
-    call of `context.progress`. `exception` is what the task type raised, and `retry_after` the seconds of a
-    RetryAfter.
+    `state` is succeeded, failed or cancelled at the end, or lost when what holds its processes was killed; `reason`
+    such as error, exit, timeout. `progress` has every call of `context.progress`. `exception` is what the task type
+    raised, and `retry_after` the seconds of a RetryAfter.
     """
 
     state: str = "running"
@@ -114,6 +116,7 @@ async def run_task_type_async(
     processes = Processes()
     async with trio.open_nursery() as nursery:
         await nursery.start(processes.run)
+        await nursery.start(serve_types, registry, _Bench.worker, processes)
         assignment = store_runs.Assignment(new_run_id(), options.get("attempt", 1), spec)
         link = _Bench(outcome)
         lease = Lease(now(), _ENDLESS_S)
@@ -162,6 +165,11 @@ class _Observed(TaskType):
     def __init__(self, inner: TaskType, outcome: Outcome) -> None:
         self._inner, self._outcome = inner, outcome
         self.Params = inner.Params  # type: ignore[misc]  # each of these stands for another type
+
+    async def serve(
+        self, worker: WorkerContext, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await self._inner.serve(worker, task_status=task_status)
 
     async def run(self, context: TaskContext, params: Any) -> Any:
         try:

@@ -145,6 +145,24 @@ def test_processes_are_real_and_their_lines_come_in_order() -> None:
     assert not probe.seen["scratch"].exists()
 
 
+def test_what_the_type_serves_is_there_while_it_runs() -> None:
+    class Pooled(Probe):
+        async def serve(self, worker: Any, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+            self.seen["pool"] = worker.worker
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.seen["closed"] = True
+
+        async def returns(self, context: TaskContext, value: Any) -> Any:
+            return [self.seen["pool"] == context.worker, "closed" in self.seen]
+
+    probe = Pooled()
+    assert run_task_type(probe, {"what": "returns"}).result == [True, False]
+    assert probe.seen["closed"]
+
+
 def test_a_timeout_ends_it_and_its_processes() -> None:
     outcome = run_task_type(Probe(), {"what": "executes", "value": ["sh", "-c", "echo $$; sleep 60"]}, timeout=0.5)
     assert (outcome.state, outcome.reason) == ("failed", "timeout")

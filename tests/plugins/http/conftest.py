@@ -30,6 +30,13 @@ class Context(TaskContext):
     async def output(self, stream: str, data: bytes) -> None:
         self.lines.append(data.decode())
 
+    async def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        raise AssertionError("an http task does not know how far it is")
+
+    @property
+    def scratch_dir(self) -> Path:
+        raise AssertionError("an http task keeps no files")
+
     async def run_process(self, argv: Sequence[str], **options: Any) -> NoReturn:
         raise AssertionError("an http task starts no process")
 
