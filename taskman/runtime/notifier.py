@@ -84,11 +84,13 @@ class Notifier:
 
     async def _catch_up(self, age_ms: int) -> None:
         """What this server has not heard of, as far back as that."""
+        newest = self._store.events.last_id
         while True:
             with suppress(StoreError):
                 oldest = f"{await self._store.runs.now() - age_ms}-0"
                 for batch in await self._store.events.backlog(max(oldest, self._last_id, key=_order), 10_000):
                     await self._tell(batch)
+                self._last_id = max(self._last_id, newest, key=_order)
                 return
             await trio.sleep(_RETRY_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,13 @@ def content(directory: Path) -> dict[str, str]:
     files = (path for path in directory.rglob("*") if path.is_file())
     named = {str(path.relative_to(directory)): path for path in files}
     return {name: path.read_text() for name, path in named.items() if "cache" not in name and "egg-info" not in name}
+
+
+def test_the_example_uses_only_what_a_stranger_can() -> None:
+    names = {
+        name for text in content(EXAMPLE).values() for name in re.findall(r"(?:from|import) (taskman[.\w]*)", text)
+    }
+    assert names == {"taskman", "taskman.testing", "taskman_hello"}
 
 
 def test_the_example_is_what_the_command_makes(tmp_path: Path) -> None:

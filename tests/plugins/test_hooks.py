@@ -43,6 +43,8 @@ def taskman_routes(app):
     async def save(): return "saved " + (await request.form)["word"]
     @app.get("/api/x/reports")
     async def reports(): return {"items": []}
+    @app.post("/api/x/reports")
+    async def make(): return {"made": True}
 """
 HALF = """
 @hookimpl
@@ -186,6 +188,15 @@ def test_pages_of_plugins(paged: Server, browser: httpx2.Client) -> None:
         assert stranger.get("/login").status_code == 200
     token = {"Authorization": f"Bearer {paged.token}"}
     assert httpx2.get(f"{paged.url}/api/x/reports", headers=token, trust_env=False).json() == {"items": []}
+
+
+def test_to_look_needs_read_and_everything_else_write(paged: Server, browser: httpx2.Client) -> None:
+    with paged.client() as api, httpx2.Client(base_url=paged.url, trust_env=False) as client:
+        for scope, looked, made in (("read", 200, 403), ("run", 200, 403), ("write", 200, 200), ("worker", 403, 403)):
+            token = api.post("/tokens", json={"name": scope, "scope": scope}).json()["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            assert client.get("/api/x/reports", headers=headers).status_code == looked, scope
+            assert client.post("/api/x/reports", headers=headers, json={}).status_code == made, scope
 
 
 def test_broken_plugins_are_shown_everywhere_and_stop_nothing(paged: Server, browser: httpx2.Client) -> None:
