@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 
 from quart import Blueprint
 from quart.typing import ResponseReturnValue
 
+from ...errors import StoreUnavailable
+from ...store.workers import WorkerEntry
 from ...tasktypes import params_schema
 from ..services import services
 
@@ -18,18 +21,16 @@ blueprint = Blueprint("types_api", __name__)
 @blueprint.get("/task-types")
 async def task_types() -> ResponseReturnValue:
     """Every task type that this server knows, with the JSON Schema of its params and the workers that have it."""
-    live = await services().store.workers.live()
+    live: list[WorkerEntry] | None = None
+    with suppress(StoreUnavailable):  # the types are known without Redis, who has them is not
+        live = await services().store.workers.live()
     items = [
         {
             "name": one.name,
             "version": one.version,
             "description": one.description,
             "schema": params_schema(one.Params),
-            "workers": [
-                {"id": entry.node.id, "version": entry.versions.get(one.name, "")}
-                for entry in live
-                if one.name in entry.node.types
-            ],
+            "workers": live if live is None else _having(one.name, live),
         }
         for _, one in sorted(services().registry.task_types.items())
     ]
@@ -40,3 +41,8 @@ async def task_types() -> ResponseReturnValue:
 async def plugins() -> ResponseReturnValue:
     """Every plugin found, the refused ones with their error."""
     return {"items": [asdict(one) for one in services().registry.plugins], "next_cursor": None}
+
+
+def _having(name: str, workers: list[WorkerEntry]) -> list[dict[str, str]]:
+    found = [entry for entry in workers if name in entry.versions]
+    return [{"id": entry.node.id, "version": entry.versions[name]} for entry in found]
