@@ -18,7 +18,7 @@ from ..errors import StoreError
 from ..model.events import RunEvent
 from ..model.states import FINAL
 from ..plugins import PluginRegistry
-from ..store.events import Batch
+from ..store.events import Batch, entry_order
 from ..store.store import Store
 
 __all__ = ["Notifier"]
@@ -66,10 +66,12 @@ class Notifier:
         self._stopped.set()
 
     async def drain(self) -> None:
-        """Tell of what is known to be over, for two seconds at most, then stop."""
-        with trio.move_on_after(LAST_S):
-            while self._listeners and self._last_id != self._store.events.last_id:
+        """Tell of what is over, for a few seconds at most, then stop."""
+        with trio.move_on_after(LAST_S), suppress(StoreError):
+            newest = await self._store.events.newest_id()
+            while self._listeners and entry_order(self._last_id) < entry_order(newest):
                 await trio.sleep(0.02)
+        with trio.move_on_after(LAST_S):
             self._stopping.set()
             await self._stopped.wait()
         self._stopping.set()
@@ -88,9 +90,9 @@ class Notifier:
         while True:
             with suppress(StoreError):
                 oldest = f"{await self._store.runs.now() - age_ms}-0"
-                for batch in await self._store.events.backlog(max(oldest, self._last_id, key=_order), 10_000):
+                for batch in await self._store.events.backlog(max(oldest, self._last_id, key=entry_order), 10_000):
                     await self._tell(batch)
-                self._last_id = max(self._last_id, newest, key=_order)
+                self._last_id = max(self._last_id, newest, key=entry_order)
                 return
             await trio.sleep(_RETRY_S)
 
@@ -100,7 +102,7 @@ class Notifier:
             for run in await self._taken(over[first : first + _BATCH]):
                 for listener in self._listeners:
                     listener.offer(run)
-        self._last_id = max(self._last_id, batch.id, key=_order)
+        self._last_id = max(self._last_id, batch.id, key=entry_order)
 
     async def _taken(self, run_ids: list[str]) -> list[dict[str, Any]]:
         while True:
@@ -149,8 +151,3 @@ class _Listener:
             self._hook(run=run)
         except BaseException as error:  # in a thread of its own, nobody is to be interrupted
             _log.warning("the plugin '%s': %s failed for run %s", self._name, HOOK, run["id"], exc_info=error)
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    at, _, number = entry_id.partition("-")
-    return int(at), int(number or 0)

@@ -34,7 +34,7 @@ class Scheduler:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Promote and fire for ever. Cancellation between two commits loses nothing."""
-        with self._store.events.listen() as listener:
+        with self._store.events.listen(DueEvent) as listener:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch, listener)
                 task_status.started()

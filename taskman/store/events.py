@@ -14,7 +14,7 @@ from .connection import Connection
 from .keys import Keys
 from .pubsub import Message, PubSub, Subscription
 
-__all__ = ["Batch", "EventHub", "Listener"]
+__all__ = ["Batch", "EventHub", "Listener", "entry_order"]
 
 _BUFFER = 1000
 
@@ -34,9 +34,15 @@ class Batch:
 class Listener:
     """Receives batches in order; a slow one gets a gap instead of an unbounded queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: frozenset[type]) -> None:
+        """`kinds` of events are of interest; none means all. Others wake nobody: most are of runs, many a second."""
+        self._kinds = kinds
         self._send, self._receive = trio.open_memory_channel[Batch](_BUFFER)
         self._overflowed = False
+
+    def wants(self, batch: Batch, kinds: set[type]) -> bool:
+        """Whether a batch with events of these kinds is of interest."""
+        return batch.gap or self._overflowed or not self._kinds or not self._kinds.isdisjoint(kinds)
 
     def offer(self, batch: Batch) -> None:
         """Queue a batch, or note that one was dropped."""
@@ -75,9 +81,9 @@ class EventHub:
         self.last_id = "0-0"
 
     @contextmanager
-    def listen(self) -> Iterator[Listener]:
-        """A listener that gets everything from now on."""
-        listener = Listener()
+    def listen(self, *kinds: type[Event]) -> Iterator[Listener]:
+        """A listener that gets everything from now on, or the batches that hold an event of these kinds; and gaps."""
+        listener = Listener(frozenset(kinds))
         self._listeners.add(listener)
         try:
             yield listener
@@ -87,8 +93,7 @@ class EventHub:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow the store's events for ever; ready once subscribed."""
         async with self._pubsub.subscribe(self._keys.events) as subscription:
-            newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
-            self.last_id = newest[0][0].decode() if newest else "0-0"
+            self.last_id = await self.newest_id()
             task_status.started()
             await self._follow(subscription)
 
@@ -103,21 +108,27 @@ class EventHub:
     async def _catch_up(self) -> None:
         """After a gap: everybody is told, for what was missed may be more than the stream still holds."""
         try:
-            newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+            newest = await self.newest_id()
         except StoreError:
             return  # the next reconnection brings another gap
-        self.last_id = newest[0][0].decode() if newest else "0-0"
-        self._deliver(Batch(self.last_id, (), gap=True))
+        self._deliver(Batch(newest, (), gap=True))
 
     def _deliver(self, batch: Batch) -> None:
         self.last_id = batch.id
+        kinds: set[type] = {type(event) for event in batch.events}
         for listener in self._listeners:
-            listener.offer(batch)
+            if listener.wants(batch, kinds):
+                listener.offer(batch)
+
+    async def newest_id(self) -> str:
+        """The id of the last batch that the store has announced, whether it was heard of here yet or not."""
+        newest = await self._connection.execute("XREVRANGE", self._keys.events, "+", "-", "COUNT", 1)
+        return newest[0][0].decode() if newest else "0-0"
 
     async def since(self, last_id: str, limit: int = 1000) -> list[Batch] | None:
         """The batches after `last_id`, at most `limit`; None when some of them have been trimmed away."""
         oldest = await self._connection.execute("XRANGE", self._keys.events, "-", "+", "COUNT", 1)
-        if oldest and _order(oldest[0][0].decode()) > _order(last_id):
+        if oldest and entry_order(oldest[0][0].decode()) > entry_order(last_id):
             return None
         return await self.backlog(last_id, limit)
 
@@ -127,7 +138,8 @@ class EventHub:
         return [_batch(entry_id.decode(), fields[1].decode()) for entry_id, fields in reply]
 
 
-def _order(entry_id: str) -> tuple[int, int]:
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """What ids of the stream are compared by."""
     at, _, seq = entry_id.partition("-")
     return int(at), int(seq or 0)
 

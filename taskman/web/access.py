@@ -61,7 +61,7 @@ class Access:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hear of revocations for ever, whichever server they come from."""
-        with self._store.events.listen() as listener:
+        with self._store.events.listen(TokenEvent) as listener:
             task_status.started()
             async for batch in listener:
                 revoked = [event.id for event in batch.events if isinstance(event, TokenEvent)]

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from taskman.errors import Conflict, NotFound
+from taskman.model.events import DueEvent
 from taskman.model.ids import new_run_id
 from taskman.model.run import RunSpec
 from taskman.model.states import State
@@ -277,6 +278,19 @@ async def test_every_change_is_announced_in_order(store: Store) -> None:
     batches = await store.events.since(first_id)
     assert batches is not None
     assert [event.state for batch in batches for event in batch.events] == states[1:]  # type: ignore[union-attr]
+
+
+async def test_who_listens_for_one_kind_is_woken_by_that_kind_and_by_gaps(store: Store) -> None:
+    with store.events.listen(DueEvent) as listener:
+        await submit(store)
+        later = await store.runs.now() + 60_000
+        delayed = Submission(new_run_id(), RunSpec(type="shell", params={}), later)
+        await store.runs.submit([delayed], by="test")
+        await store.connection.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        with trio.fail_after(5):
+            first, second = await listener.receive(), await listener.receive()
+    assert DueEvent(later) in first.events
+    assert second.gap
 
 
 async def test_events_that_were_trimmed_are_a_gap(store: Store) -> None:
