@@ -132,7 +132,8 @@ async def test_a_plain_function_that_returns_a_coroutine_is_told_how(caller: Any
 
 async def test_all_that_a_function_writes_is_the_log(caller: Any) -> None:
     log = await caller.log((await caller.call("speaks")).id)
-    assert log["out"] == "printed\nfrom C\nfrom a process\nno newline at the end"
+    assert log["out"].count("from C\n") == 1  # C keeps it until it sees fit, at the latest until the call is over
+    assert log["out"].replace("from C\n", "") == "printed\nfrom a process\nno newline at the end"
     err = log["err"].splitlines()
     assert err[:2] == ["to err", "INFO lib: logged"]
     assert "UserWarning: warned" in err[2]
