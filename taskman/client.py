@@ -224,6 +224,15 @@ class Client:
         """The workers that are there."""
         return list(self._tell(dialogue.items(self._contact, "/workers", {})))
 
+    def worker(self, worker_id: str) -> Document:
+        """One worker by its id or its name, also one that has gone within a day. Raises NotFound."""
+        return cast(Document, self.request("GET", f"/workers/{segment(worker_id)}"))
+
+    def drain_worker(self, worker_id: str, *, draining: bool) -> Document:
+        """Let a worker take nothing new, or work on; the worker as it is then. Raises NotFound."""
+        verb = "drain" if draining else "resume"
+        return cast(Document, self.request("POST", f"/workers/{segment(worker_id)}/{verb}"))
+
     def tokens(self) -> list[Document]:
         """Every API token, without its secret."""
         return list(self._tell(dialogue.items(self._contact, "/tokens", {})))

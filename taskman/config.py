@@ -143,11 +143,23 @@ def _patterns(value: str) -> str:
 
 _UNITS = {"KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _LOG_LIMITS = range(64 * 1024, 256 * 1024**2 + 1)
+_SPOOL_LIMITS = range(1024**2, 1024**4 + 1)
+
+
+def _bytes(value: str) -> int:
+    number, unit = (value[:-3], value[-3:]) if value[-3:] in _UNITS else (value, "")
+    return int(number) * _UNITS.get(unit, 1)
+
+
+def _spool_limit(value: str) -> int:
+    size = _bytes(value)
+    if size not in _SPOOL_LIMITS:
+        raise ValueError("must be a number of bytes, such as 1GiB, from 1MiB to 1024GiB")
+    return size
 
 
 def _log_limit(value: str) -> int:
-    number, unit = (value[:-3], value[-3:]) if value[-3:] in _UNITS else (value, "")
-    size = int(number) * _UNITS.get(unit, 1)
+    size = _bytes(value)
     if size not in _LOG_LIMITS:
         raise ValueError("must be a number of bytes, such as 16MiB, from 64KiB to 256MiB")
     return size
@@ -169,7 +181,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),
     Setting("workers", _count, "", "slots of the local worker; 0: none; empty: twice the processors, at least 4"),
     Setting("queue_limit", _count, "0", "how many runs may wait in a queue before more are refused; 0: no limit"),
-    Setting("labels", _labels, "", "labels of the local worker, as name=value with commas"),
     Setting(
         "http_allow",
         _places,
@@ -184,7 +195,18 @@ SETTINGS: tuple[Setting, ...] = (
         "where they may not go, in the same words or all; link-local and metadata addresses are denied already",
         for_plugins=True,
     ),
-    Setting("drain_timeout", _seconds, "2", "seconds that running attempts get to finish when the server stops"),
+    Setting("labels", _labels, "", "labels of the worker, as name=value with commas"),
+    Setting("slots", _count, "", "slots of a remote worker; empty: twice the processors, at least 4"),
+    Setting("worker_name", _text, "", "what people call a remote worker; empty: its id"),
+    Setting("queues", _names, "", "queues that a remote worker serves, with commas; empty: all of them"),
+    Setting("types", _names, "", "task types that a remote worker serves, with commas; empty: all it has"),
+    Setting(
+        "spool_limit",
+        _spool_limit,
+        "1GiB",
+        "how much output a remote worker keeps on disk while no server is there; 1MiB to 1024GiB",
+    ),
+    Setting("drain_timeout", _seconds, "2", "seconds that runs get to finish when the server stops; a worker: 30"),
     Setting(
         "log_limit",
         _log_limit,
@@ -201,9 +223,9 @@ SETTINGS: tuple[Setting, ...] = (
         "functions that python runs may call without @task: patterns such as myapp.tasks:*, with commas",
         for_plugins=True,
     ),
-    Setting("server", _text, "", "base URL for the CLI and the SDK; empty: the local server's"),
-    Setting("token", _text, "", "token for the CLI and the SDK"),
-    Setting("token_file", _text, "", "file that holds the token for the CLI and the SDK"),
+    Setting("server", _text, "", "base URL for the CLI, the SDK and workers; empty: the local server's"),
+    Setting("token", _text, "", "token for the CLI, the SDK and workers"),
+    Setting("token_file", _text, "", "file that holds the token for the CLI, the SDK and workers"),
 )
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 

@@ -14,6 +14,8 @@ TaskmanError
 ├── PluginError              a plugin broke its contract
 ├── ShimLost                 what holds a process tree died before the tree did
 ├── LeaseEnded               the lease of a run came to its end, and so did its processes
+├── LinkLost                 the connection between a worker and a server is gone
+├── ProtocolViolation        the other side of such a connection breaks its protocol
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
 │   ├── RequestRefused       the server refused for a reason that has no exception of its own
@@ -38,8 +40,10 @@ __all__ = [
     "Forbidden",
     "InvalidInput",
     "LeaseEnded",
+    "LinkLost",
     "NotFound",
     "PluginError",
+    "ProtocolViolation",
     "QueueFull",
     "RequestRefused",
     "RetryAfter",
@@ -52,6 +56,7 @@ __all__ = [
     "Unauthenticated",
     "WaitTimedOut",
     "nearest",
+    "sole",
 ]
 
 
@@ -165,6 +170,18 @@ class LeaseEnded(TaskmanError):
     code = "lease_ended"
 
 
+class LinkLost(TaskmanError):
+    """The connection between the worker and the server is gone."""
+
+    code = "link_lost"
+
+
+class ProtocolViolation(TaskmanError):
+    """The other side breaks the worker protocol. See docs/worker-protocol.md."""
+
+    code = "malformed"
+
+
 class ClientError(TaskmanError):
     """The request did not succeed."""
 
@@ -223,3 +240,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as `; did you mean 'shell'?` when `name` is close to one of `known`, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def sole(error: BaseException) -> BaseException:
+    """The one exception inside groups of one, as a nursery wraps it; else `error` itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

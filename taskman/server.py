@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import webbrowser
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,22 +17,27 @@ from typing import cast
 
 import trio
 
-from . import credentials
+from . import __version__, credentials
 from .config import Config, local_timezone, parse_bind
-from .errors import ConfigError, StoreError, TaskmanError
+from .errors import ConfigError, StoreError, StoreUnavailable, TaskmanError
+from .garbage import settle_garbage_collector
 from .model.admission import Node
 from .model.instants import zone
 from .plugins import PluginRegistry, discover
+from .runtime.dispatcher import Dispatcher
+from .runtime.frames import Frames, Peer
 from .runtime.identity import worker_identity
 from .runtime.link_local import LocalLink
 from .runtime.notifier import Notifier
 from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
 from .runtime.scratch import Scratch
+from .runtime.sessions import Sessions
 from .runtime.watchdog import watch
 from .runtime.worker import Worker
 from .store.embedded import EmbeddedRedis
 from .store.store import Store
+from .store.workers import About
 from .web.access import Access
 from .web.app import create_app
 from .web.asgi import App
@@ -40,7 +46,8 @@ from .web.express import Express
 from .web.guard import Guard, allowed_hosts
 from .web.listening import bound_urls, open_sockets
 from .web.services import Services
-from .web.serving import serve, settle_garbage_collector
+from .web.serving import serve
+from .web.worker_socket import WorkerSocket
 
 __all__ = ["main"]
 
@@ -85,6 +92,8 @@ class _Parts:
     sockets: list[socket.socket]
     worker_id: str
     access: Access
+    dispatcher: Dispatcher
+    sessions: Sessions
 
 
 async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: bool) -> None:
@@ -103,7 +112,11 @@ async def _serve_until_stopped(config: Config, *, open_browser: bool, greet: boo
             store = Store(redis.url if redis else config.redis_url, log_limit=config.log_limit)
             await base.start(store.run)
             access = Access(store, credentials.bootstrap_tokens(config, directory))
-            parts = _Parts(config, directory, store, _plugins(), Drain(), sockets, worker_id, access)
+            dispatcher = Dispatcher(store)
+            sessions = Sessions(store, dispatcher, worker_id)
+            parts = _Parts(
+                config, directory, store, _plugins(), Drain(), sockets, worker_id, access, dispatcher, sessions
+            )
             await _run_services(parts, open_browser=open_browser, greet=greet)
             base.cancel_scope.cancel()
 
@@ -118,6 +131,7 @@ def _plugins() -> PluginRegistry:
 async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> None:
     """Everything that works on top of the store, until a signal; a crash of one ends them all."""
     async with trio.open_nursery() as services:
+        await services.start(parts.dispatcher.run)
         worker = await _start_worker(parts, services)
         notifier = Notifier(parts.store, parts.registry)
         await services.start(notifier.run)
@@ -137,6 +151,7 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
                 _log.info("serving %s", url)
             await _wait_for_signal(services)
             parts.drain.start()
+            parts.sessions.stop()
             credentials.withdraw_url(parts.directory, url)
             if worker is not None:
                 await worker.drain(parts.config.drain_timeout)
@@ -162,7 +177,11 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
         return None
     types = frozenset(parts.registry.task_types)
     node = Node(id=parts.worker_id, types=types, labels=parts.config.labels, slots=slots, running=0)
-    link = LocalLink(parts.store, node, {name: one.version for name, one in parts.registry.task_types.items()})
+    versions = {name: one.version for name, one in parts.registry.task_types.items()}
+    about = About(parts.worker_id, __version__)
+    with suppress(StoreUnavailable):  # its first heartbeat says the same
+        await parts.store.workers.enlist(node, versions, about, owner="server", session="-")
+    link = LocalLink(parts.store, node, versions, dispatcher=parts.dispatcher, about=about)
     worker = Worker(link, parts.registry, slots, scratch)
     await nursery.start(link.run)
     await nursery.start(worker.run)
@@ -181,7 +200,15 @@ def _application(parts: _Parts) -> Guard:
         queue_limit=config.queue_limit or 0,
     )
     rules = allowed_hosts(parse_bind(config.bind), config.allowed_hosts)
-    return Guard(Express(cast(App, create_app(services)), services), hosts=rules, drain=parts.drain)
+    app = Express(cast(App, create_app(services)), services)
+    return Guard(WorkerSocket(app, services, partial(_serve_worker, parts)), hosts=rules, drain=parts.drain)
+
+
+async def _serve_worker(
+    parts: _Parts, frames: Frames, address: str, owner: str, ended: Callable[[], Awaitable[None]]
+) -> None:
+    """Where the web server hands the connection of a remote worker over."""
+    await parts.sessions.serve(frames, Peer(address, owner, ended))
 
 
 def _timezone(config: Config) -> str:

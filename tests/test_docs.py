@@ -50,7 +50,9 @@ def test_every_address_of_the_api_is_documented() -> None:
         source = path.read_text()
         prefix = (re.findall(r'url_prefix="(/\w+)"', source) or [""])[0]
         for method, route in re.findall(r'@blueprint\.(get|post|put|patch|delete)\("([^"]*)"\)', source):
-            address = re.sub(r"<(\w+)>", lambda name: "{" + re.sub("^(run|token)_", "", name[1]) + "}", prefix + route)
+            address = re.sub(
+                r"<(\w+)>", lambda name: "{" + re.sub("^(run|token|worker)_", "", name[1]) + "}", prefix + route
+            )
             assert f"`{method.upper()} {address}`" in text, address
 
 

@@ -15,10 +15,19 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "store": {"errors", "model"},
     "runtime": {"errors", "model", "store", "plugins", "tasktypes"},
-    "web": {"errors", "config", "model", "store", "plugins", "tasktypes"},
-    "cli": {"errors", "config", "answers", "client", "transport", "model", "server", "plugins", "scaffold"},
+    "web": {"errors", "config", "garbage", "model", "store", "plugins", "tasktypes"},
+    "cli": {"errors", "config", "answers", "client", "transport", "model", "server", "node", "plugins", "scaffold"},
 }
-OWNERS = {"redis": "store", "hiredis": "store", "quart": "web", "quart_trio": "web", "hypercorn": "web"}
+OWNERS = {
+    "redis": "store",
+    "hiredis": "store",
+    "quart": "web",
+    "quart_trio": "web",
+    "hypercorn": "web",
+    "wsproto": "web",
+    "msgspec": "runtime",
+    "trio_websocket": "runtime",
+}
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

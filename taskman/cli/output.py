@@ -37,6 +37,8 @@ _COLOURS = {
     "cancelled": "yellow",
     "cancelling": "yellow",
     "running": "cyan",
+    "draining": "yellow",
+    "offline": "red",
 }
 Cell = str | tuple[str, str]
 """A text, or a text and its colour."""

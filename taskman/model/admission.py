@@ -27,7 +27,7 @@ class Hindrance:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A worker as the gate sees it. `queues` None: all of them."""
+    """A worker as the gate sees it. `queues` None: all of them; `draining`: it takes nothing new."""
 
     id: str
     types: frozenset[str]
@@ -35,6 +35,7 @@ class Node:
     slots: int
     running: int
     queues: frozenset[str] | None = None
+    draining: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,9 @@ def _of_workers(run: Run, facts: Facts) -> list[Hindrance]:
         return [Hindrance("no_worker", "no worker is connected: start one, or give this server slots with --workers")]
     if not able:
         return [Hindrance("no_worker", f"no worker serves this: {_missing(run.spec, facts.workers)}")]
+    able = [worker for worker in able if not worker.draining]
+    if not able:
+        return [Hindrance("no_worker", "each worker that serves this is draining: `taskman workers resume ID`")]
     if all(worker.running >= worker.slots for worker in able):
         detail = f"all {sum(worker.slots for worker in able)} slots that could take it are busy"
         return [Hindrance("no_slot", f"{detail}; {facts.ahead} runs are ahead of it")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "TokenEvent", "parse_event"]
+__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "TokenEvent", "WorkerEvent", "parse_event"]
 
 
 class RunEvent(NamedTuple):
@@ -51,7 +51,16 @@ class TokenEvent:
     change: str
 
 
-Event = RunEvent | TaskEvent | DueEvent | QueueEvent | TokenEvent
+@dataclass(frozen=True, slots=True)
+class WorkerEvent:
+    """A worker was told to drain or to resume, has connected anew (through `session`), or has stopped."""
+
+    id: str
+    change: str
+    session: str | None = None
+
+
+Event = RunEvent | TaskEvent | DueEvent | QueueEvent | TokenEvent | WorkerEvent
 
 
 def parse_event(line: str) -> Event | None:
@@ -66,6 +75,9 @@ def parse_event(line: str) -> Event | None:
         return QueueEvent(*rest)
     if kind == "token" and len(rest) == 2:
         return TokenEvent(*rest)
+    if kind == "worker" and len(rest) == 3:
+        worker, change, session = rest
+        return WorkerEvent(worker, change, _some(session))
     if kind == "due" and len(rest) == 1:
         return DueEvent(int(rest[0]))
     return None

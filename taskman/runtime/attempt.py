@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -55,7 +54,6 @@ class RunningAttempt:
             assignment, lease, link.worker, self._execute_process, self.reports, tools.scratch
         )
         self.ended_by: str | None = None
-        self.failures = assignment.failures
 
     @property
     def is_dropped(self) -> bool:
@@ -132,12 +130,11 @@ class RunningAttempt:
             reason = error.reason if is_reason(error.reason) else "error"
             return self._failed(reason, told(error), error.result)
         if isinstance(error, InvalidInput):
-            return self._failed("rejected", told(error))
+            return self._outcome("fatal", "rejected", self._kept(), told(error))
         if isinstance(error, Fatal):
-            return self._outcome("failed", "error", self._kept(), told(error))
+            return self._outcome("fatal", "error", self._kept(), told(error))
         if isinstance(error, RetryAfter):
-            allowed = self.failures + 1 < self.spec.policy.max_attempts
-            return self._failed("error", told(error), error.result, error.seconds if allowed else None)
+            return self._failed("error", told(error), error.result, error.seconds)
         return self._failed("error", f"{type(error).__name__}: {told(error)}")
 
     def _succeeded(self, result: Any) -> Outcome:
@@ -145,14 +142,9 @@ class RunningAttempt:
             return self._failed("error", f"the result {fault}")
         return self._outcome("succeeded", result=result)
 
-    def _failed(self, reason: str, message: str, result: Any = None, wait_s: float | None = None) -> Outcome:
-        """Failed for good, or, where the policy has it so, to be tried again after a while."""
-        result = self._kept(result)
-        if wait_s is None and reason != "rejected":
-            wait_s = self.spec.policy.next_wait_s(self.failures + 1, reason, random.random)
-        if wait_s is not None:
-            return self._outcome("retry", reason, result, message, wait_s)
-        return self._outcome("failed", reason, result, message)
+    def _failed(self, reason: str, message: str, result: Any = None, retry_after_s: float | None = None) -> Outcome:
+        """Failed; whether another attempt follows is decided where the run's policy is known."""
+        return self._outcome("failed", reason, self._kept(result), message, retry_after_s)
 
     def _kept(self, result: Any = None) -> Any:
         """A result, or else the result so far; one that cannot be kept is named in the log, and left out."""
@@ -163,9 +155,10 @@ class RunningAttempt:
         return result
 
     def _outcome(
-        self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None, wait_s: float = 0.0
-    ) -> Outcome:
-        return Outcome(self.run_id, self.number, outcome, reason, result, error, wait_s)
+        self, outcome: str, reason: str | None = None, result: Any = None, error: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> Outcome:  # fmt: skip
+        return Outcome(self.run_id, self.number, outcome, reason, result, error, retry_after_s=retry_after_s)
 
     async def _tell(self, progress: Progress) -> bool:
         if self.is_dropped:

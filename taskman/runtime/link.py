@@ -56,7 +56,11 @@ class Link(Delivery, Protocol):
         ...
 
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """Report how attempts ended; the state of each run afterwards, or `stale`. Safe to repeat."""
+        """Report how attempts ended; the state of each run afterwards, or `stale`. Safe to repeat.
+
+        Failures are judged behind the link: see Outcome. `spooled`: it is written down here and will be reported
+        when a server is there again, which is the link's own business from now on.
+        """
         ...
 
     async def report(self, running: int, slots: int) -> None:

@@ -31,6 +31,8 @@ PATTERNS: dict[str, str] = {
     "unique:<digest>": "string: the run that holds a unique key",
     "paused": "set: names of paused queues",
     "workers": "hash: what each worker says of itself, and when it said so",
+    "owners": "hash: whose token each worker has connected with",
+    "draining": "set: workers that are to take nothing new",
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
     "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
@@ -95,6 +97,10 @@ class Keys:
     @property
     def token_uses(self) -> str:
         return self.prefix + "token-uses"
+
+    @property
+    def draining(self) -> str:
+        return self.prefix + "draining"
 
     @property
     def paused(self) -> str:

@@ -112,6 +112,11 @@ class Logs:
             return _parse(*raw[0])
         return unpack(blocks[0][1][1])[-1] if blocks else None
 
+    async def position(self, run_id: str, attempt: int) -> tuple[int, int]:
+        """The seq of the last chunk of an attempt that runs (0: none yet), and the number of the line behind it."""
+        newest = await self._newest(run_id, attempt)
+        return (newest.seq, newest.end_line) if newest else (0, 1)
+
     async def end_of(self, run_id: str, attempt: int) -> End | None:
         """How far an attempt went whose end was cut out, because later attempts filled the log; else None."""
         reply = await self._connection.execute("HGET", self._keys.run(run_id), f"cut:{attempt}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,9 @@ class Assignment:
 class Outcome:
     """How an attempt ended: succeeded, failed, cancelled, retry, released or lost.
 
-    `wait_s` is the time until the next attempt, for retry.
+    `wait_s` is the time until the next attempt, for retry. A worker does not say retry: what a failure leads to is
+    decided where the run's policy is known, and `retry_after_s` is what the task has asked for. It may say fatal: a
+    failure that nothing follows.
     """
 
     run_id: str
@@ -93,6 +96,7 @@ class Outcome:
     result: Any = None
     error: str | None = None
     wait_s: float = 0.0
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +192,26 @@ class Runs:
         """The channel that tells of new progress of a run; hints only."""
         return self._keys.progress(run_id)
 
-    async def leased_to(self, worker: str) -> list[tuple[str, int]]:
-        """The (run id, attempt) pairs whose leases name this worker."""
+    async def leases(self) -> dict[str, list[tuple[str, int]]]:
+        """The (run id, attempt) pairs that each worker has a lease of."""
         ids = [one.decode() for one in await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)]
         commands = [("HMGET", self._keys.run(run_id), "worker", "attempt") for run_id in ids]
         replies = await self._connection.execute_many(commands) if commands else []
-        pairs = [(run_id, reply) for run_id, reply in zip(ids, replies, strict=True) if checked(reply)]
-        return [(run_id, int(attempt)) for run_id, (held_by, attempt) in pairs if held_by == worker.encode()]
+        found: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for run_id, (worker, attempt) in zip(ids, map(checked, replies), strict=True):
+            if worker and attempt:
+                found[worker.decode()].append((run_id, int(attempt)))
+        return found
+
+    async def policies(self, run_ids: Sequence[str]) -> dict[str, tuple[dict[str, Any], int]]:
+        """Of each run that exists, what it says about retries, and how often it has failed."""
+        commands = [("HMGET", self._keys.run(run_id), "spec", "failures") for run_id in run_ids]
+        replies = await self._connection.execute_many(commands) if commands else []
+        return {
+            run_id: (RunSpec.from_document(spec).retry, int(failures or 0))
+            for run_id, (spec, failures) in zip(run_ids, map(checked, replies), strict=True)
+            if spec
+        }
 
     async def adopt(self, worker: str, held: Sequence[tuple[str, int]], *, lease_ms: int, now_ms: int = 0) -> int:
         """Transition waiting runs to running that this worker executes already, their claim forgotten by Redis.
@@ -236,9 +253,13 @@ class Runs:
     async def reclaim_from(self, worker: str, *, now_ms: int = 0) -> int:
         """Take back everything that this worker holds, because it is known to be gone. Source: lua/reclaim.lua."""
         held = await self._connection.execute("ZRANGE", self._keys.leases, 0, -1)
+        return await self.reclaim(worker, held, now_ms=now_ms)
+
+    async def reclaim(self, worker: str, run_ids: Sequence[str | bytes], *, now_ms: int = 0) -> int:
+        """Take back those of the runs that this worker has lost for certain. Source: lua/reclaim.lua."""
         count = 0
-        for first in range(0, len(held), 500):
-            count += (await self._script("reclaim", worker, *held[first : first + 500], now_ms=now_ms))[1]
+        for first in range(0, len(run_ids), 500):
+            count += (await self._script("reclaim", worker, *run_ids[first : first + 500], now_ms=now_ms))[1]
         return count
 
     async def expire(self, limit: int = 200, *, now_ms: int = 0) -> int:

@@ -28,20 +28,23 @@ import h11
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
-from hypercorn.protocol.ws_stream import WSStream
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
 from hypercorn.typing import TaskGroup as HypercornTaskGroup
 from hypercorn.utils import parse_socket_addr
 
 from .asgi import App, Message, Receive, Scope, Send, sole_error
+from .websocket import Socket, asks_for_websocket
 
 __all__ = ["Limits", "Service"]
 
 log = logging.getLogger("taskman.web")
 
 _PIECE = 64 * 1024
+_MESSAGES_WAITING = 10
+_FRAMES_WAITING = 2  # these may be large
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Limits:
     `keep_alive_s` exceeds the 60 s that load balancers keep an idle connection, so that theirs ends first.
     `head_s` is for a request's whole head: dripping bytes does not extend it.
     `write_s` is for each 64 KiB that the client has to take; `linger_s` for it to see why it was refused.
+    `message_bytes` is for one message of a WebSocket.
     """
 
     keep_alive_s: float = 75.0
@@ -58,6 +62,7 @@ class Limits:
     write_s: float = 20.0
     linger_s: float = 2.0
     head_bytes: int = 64 * 1024
+    message_bytes: int = 4 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class Service:
         self.config.errorlog = None
         self.config.include_server_header = False
         self.config.h11_max_incomplete_size = self.limits.head_bytes
+        self.config.websocket_max_message_size = self.limits.message_bytes
         self.config.keep_alive_max_requests = 1_000_000
         self.config.startup_timeout = self.config.shutdown_timeout = 10.0
 
@@ -219,6 +225,7 @@ class _Http1(H11Protocol):
 
     _held = b""
     _body_is_suppressed = False
+    _socket: Socket | None = None
 
     @property
     def answer_is_cut(self) -> bool:
@@ -226,16 +233,18 @@ class _Http1(H11Protocol):
 
     @property
     def request_is_unread(self) -> bool:
+        if self._socket is not None:
+            return self._socket.awaits_close
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
 
     async def handle(self, event: Event) -> None:
         # Hypercorn says 400 to a bad handshake, then waits for ever; to data before its answer it may say two things.
         stream = self.stream
-        if isinstance(event, RawData) and isinstance(stream, WSStream) and not stream.handshake.accepted:
+        if isinstance(event, RawData) and isinstance(stream, Socket) and not stream.handshake.accepted:
             stream.closed = True
         else:
             await super().handle(event)
-        if isinstance(self.stream, WSStream) and self.stream.closed:
+        if isinstance(self.stream, Socket) and self.stream.closed:
             await self.send(Closed())
 
     async def _check_protocol(self, event: h11.Request) -> None:
@@ -247,12 +256,38 @@ class _Http1(H11Protocol):
             return
         self._body_is_suppressed = request.method == b"HEAD"
         try:
-            await super()._create_stream(request)
+            if asks_for_websocket(request):
+                await self._open_websocket(request)
+            else:
+                await super()._create_stream(request)
         except UnicodeError:  # in the target, or in a header of a WebSocket's handshake
             await self._refuse(400)
         if isinstance(self.connection, H11WSConnection) and self.connection.buffer and self.stream is not None:
             self.connection.buffer.clear()
             self.stream.closed = True
+
+    async def _open_websocket(self, request: h11.Request) -> None:
+        self._socket = Socket(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        self.stream, self.connection = self._socket, H11WSConnection(cast(h11.Connection, self.connection))
+        opening = Request(
+            stream_id=STREAM_ID,
+            headers=list(request.headers),
+            http_version=request.http_version.decode(),
+            method="GET",
+            raw_path=request.target,
+            state=self.connection_state,
+        )
+        await self._socket.handle(opening)
 
     async def _refuse(self, status: int) -> None:
         self.stream = None
@@ -282,7 +317,8 @@ class _Apps:
         self._mailbox: _Mailbox | None = None
 
     async def spawn_app(self, app: App, _: HypercornConfig, scope: Scope, send: Any) -> Send:
-        self._mailbox = _Mailbox({"type": f"{scope['type']}.disconnect", "code": 1006})
+        room = _MESSAGES_WAITING if scope["type"] == "http" else _FRAMES_WAITING
+        self._mailbox = _Mailbox({"type": f"{scope['type']}.disconnect", "code": 1006}, room)
         self._nursery.start_soon(_answer, app, scope, self._mailbox.receive, send)
         return self._mailbox.put
 
@@ -308,9 +344,9 @@ async def _answer(app: App, scope: Scope, receive: Receive, send: Callable[[Any]
 class _Mailbox:
     """A client's messages on their way to the app: few at a time, but the news that it has gone never waits."""
 
-    def __init__(self, farewell: Message) -> None:
+    def __init__(self, farewell: Message, room: int) -> None:
         self._farewell = farewell
-        self._put, self._take = trio.open_memory_channel[Message](10)
+        self._put, self._take = trio.open_memory_channel[Message](room)
 
     async def put(self, message: Message) -> None:
         if message["type"] == self._farewell["type"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ..model.events import Event, RunEvent, TaskEvent
+from ..model.events import Event, RunEvent, TaskEvent, WorkerEvent
 from ..store.events import Batch, EventHub
 from .sse import encode
 
@@ -84,6 +84,8 @@ class ChangeEvents:
 def _row(event: Event) -> tuple[str, str]:
     if isinstance(event, RunEvent):
         return "run", event.id
+    if isinstance(event, WorkerEvent):
+        return "worker", event.id
     return ("task", event.name) if isinstance(event, TaskEvent) else ("due", "")
 
 
@@ -101,4 +103,6 @@ def as_event(event: Event) -> bytes | None:
         return encode("run", json.dumps(data))
     if isinstance(event, TaskEvent):
         return encode("task", json.dumps({"name": event.name, "change": event.change}))
+    if isinstance(event, WorkerEvent):
+        return encode("worker", json.dumps({"id": event.id, "change": event.change}))
     return None

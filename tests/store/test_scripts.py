@@ -37,7 +37,7 @@ def test_each_key_that_a_script_builds_is_in_the_list(name: str) -> None:
 def test_each_key_that_python_builds_is_in_the_list() -> None:
     keys = Keys()
     built = [getattr(keys, name) for name in ("events", "signatures", "leases", "schedules", "tasks", "meta")]
-    built += [keys.unpacked, keys.unfinished, keys.tokens, keys.token_uses]
+    built += [keys.unpacked, keys.unfinished, keys.tokens, keys.token_uses, keys.draining]
     named = ("run", "log", "blocks", "progress", "notice", "state", "task", "task_runs", "ledger", "session", "link")
     built += [getattr(keys, name)("X") for name in named]
     shapes = {re.sub(r"<\w+>", "X", pattern) for pattern in PATTERNS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, request
 from quart.typing import ResponseReturnValue
 
-from ...model.events import Event, RunEvent, TaskEvent
+from ...model.events import Event, RunEvent, TaskEvent, WorkerEvent
 from ..events import ChangeEvents
 from ..services import services
 from ..sse import respond
@@ -25,6 +25,8 @@ async def stream() -> ResponseReturnValue:
     def wanted(event: Event) -> bool:
         if isinstance(event, RunEvent):
             return run in (None, event.id) and task in (None, event.task)
+        if isinstance(event, WorkerEvent):
+            return run is None and task is None
         return isinstance(event, TaskEvent) and run is None and task in (None, event.name)
 
     source = ChangeEvents(services().store.events, wanted)

@@ -1,4 +1,4 @@
-"""`/api/v1/queues` and `/api/v1/workers`: what waits where, and who works."""
+"""`/api/v1/queues`: what waits where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from quart import Blueprint
 from quart.typing import ResponseReturnValue
 
 from ...errors import NotFound
-from ...model.instants import format_instant
 from ..services import services
 
 __all__ = ["blueprint"]
@@ -40,23 +39,3 @@ async def _set_paused(name: str, *, paused: bool) -> ResponseReturnValue:
         raise NotFound(f"there is no queue '{name}': no run has been in it")
     await services().store.queues.pause(name, paused=paused)
     return next(asdict(one) for one in await services().store.queues.all() if one.name == name)
-
-
-@blueprint.get("/workers")
-async def workers() -> ResponseReturnValue:
-    """The workers that are there, with their slots and what they serve."""
-    items = [
-        {
-            "id": entry.node.id,
-            "name": entry.node.id,
-            "types": entry.versions,
-            "queues": None if entry.node.queues is None else sorted(entry.node.queues),
-            "labels": dict(entry.node.labels),
-            "slots": entry.node.slots,
-            "running": entry.node.running,
-            "state": "online",
-            "last_seen": format_instant(entry.seen_ms),
-        }
-        for entry in await services().store.workers.live()
-    ]
-    return {"items": items, "next_cursor": None}
