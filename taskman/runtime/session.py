@@ -32,6 +32,7 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 25.0
 GREETING_S = 10.0
 _BOUND_S = 5.0
+# Part of a worker's slots at a time: it executes those while the next are being claimed.
 _CLAIM_AT_ONCE = 50
 _log = logging.getLogger("taskman.session")
 
