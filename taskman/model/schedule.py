@@ -16,9 +16,6 @@ __all__ = ["Schedule"]
 
 # a due instant this recent is merely late, not missed: a busy server must not swallow one
 LATE_MS = 10_000
-_WINDOWS_MS = (60_000, 3_600_000, 86_400_000, 32 * 86_400_000, 367 * 86_400_000, 3653 * 86_400_000)
-
-
 _INSTANTS = frozenset({"at", "anchor", "start", "end"})
 
 
@@ -88,8 +85,11 @@ class Schedule(BaseModel):
         if self.every is not None:
             period, anchor = round(self.every * 1000), self.anchor or 0
             return anchor + max(1, (after_ms - anchor) // period + 1) * period
-        found = _cron(self.cron or "", self.timezone or "UTC").next(datetime_of(after_ms))
-        return None if found is None else round(found.timestamp() * 1000)
+        return self._cron.next(after_ms)
+
+    @property
+    def _cron(self) -> Cron:
+        return _cron(self.cron or "", self.timezone or "UTC")
 
     def upcoming(self, after_ms: int, count: int) -> Iterator[int]:
         """The next `count` due instants."""
@@ -100,20 +100,35 @@ class Schedule(BaseModel):
 
     def latest(self, first_due_ms: int, now_ms: int) -> int:
         """The last due instant up to now, given that `first_due_ms` is one; costs the same for a year as a day."""
-        for window in _WINDOWS_MS:
-            found = self._last_between(max(first_due_ms - 1, now_ms - window), now_ms)
-            if found is not None:
-                return found
-        return first_due_ms
+        found = self.previous(now_ms)
+        return first_due_ms if found is None or found < first_due_ms else found
 
-    def _last_between(self, after_ms: int, now_ms: int) -> int | None:
+    def previous(self, at_ms: int) -> int | None:
+        """The last due instant up to and including `at_ms`, epoch ms; None when there is none."""
+        at = at_ms if self.end is None else min(at_ms, self.end)
+        found = self._previous_unbounded(at)
+        return None if found is None or found < (self.start or found) else found
+
+    def _previous_unbounded(self, at_ms: int) -> int | None:
+        if self.at is not None:
+            return self.at if self.at <= at_ms else None
         if self.every is not None:
-            due = self.next(now_ms - round(self.every * 1000))
-            return due if due is not None and after_ms < due <= now_ms else None
-        found, due = None, self.next(after_ms)
-        while due is not None and due <= now_ms:
-            found, due = due, self.next(due)
-        return found
+            period, anchor = round(self.every * 1000), self.anchor or 0
+            passed = (at_ms - anchor) // period
+            return anchor + passed * period if passed >= 1 else None
+        return self._cron.previous(at_ms)
+
+    def count(self, after_ms: int, until_ms: int) -> int:
+        """How many due instants there are after one instant, up to and including another."""
+        first, last = max(after_ms, (self.start or 0) - 1), until_ms if self.end is None else min(until_ms, self.end)
+        if last <= first:
+            return 0
+        if self.at is not None:
+            return int(first < self.at <= last)
+        if self.every is not None:
+            period, anchor = round(self.every * 1000), self.anchor or 0
+            return max(0, (last - anchor) // period) - max(0, (first - anchor) // period)
+        return self._cron.count(first, last)
 
     def is_missed(self, due_ms: int, now_ms: int) -> bool:
         """Whether nobody was there when it was due, rather than somebody being a little late."""
@@ -128,7 +143,7 @@ class Schedule(BaseModel):
         return f"at {datetime_of(self.at or 0).isoformat().replace('+00:00', 'Z')}"
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=50_000)
 def _cron(expression: str, timezone: str) -> Cron:
     return Cron(expression, zone(timezone))
 

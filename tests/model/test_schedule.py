@@ -56,6 +56,8 @@ def test_the_latest_due_instant_is_the_last_one_before_now(fields: dict[str, str
     assert first <= latest <= now
     assert following is not None
     assert following > now
+    assert one.count(latest, now) == 0
+    assert one.count(first - 1, now) == (1 if latest == first else one.count(first - 1, latest - 1) + 1)
 
 
 @pytest.mark.parametrize(
