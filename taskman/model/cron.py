@@ -83,6 +83,10 @@ class Cron:
             at = stretch.end
         return total
 
+    def fires_between(self, first: int, last: int) -> bool:
+        """Whether it has a fire time between two seconds of a day, both included."""
+        return self.wall.has_between(first, last)
+
     def swallowed(self, at_ms: int) -> list[int]:
         """Times on the wall (seconds as if UTC, at most three) that a gap ending at this instant has swallowed."""
         stretch = stretch_at(self.zone, at_ms // 1000)
@@ -125,6 +129,10 @@ class WallTimes:
         """Whether there is any such day at all; the calendar repeats after 400 years."""
         months = sorted(self._fields.months)
         return self._is_daily or any(_days(self._fields, year, m) for year in range(2000, 2400) for m in months)
+
+    def has_between(self, first: int, last: int) -> bool:
+        """Whether there is a time of the day between two seconds of it, both included."""
+        return self._rank(last) > self._rank(first - 1)
 
     def first(self, at: int) -> int | None:
         """The first time from `at` on; None when there is none within ten years."""

@@ -4,33 +4,75 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Self
+from hashlib import blake2b
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
+from .chain import Upstream
 from .cron import Cron
 from .instants import datetime_of, format_instant, zone
+from .opening import Opening, check_window, opening, read_exclusions
 from .validation import Duration, Instant
 
-__all__ = ["Schedule"]
+__all__ = ["DEFAULT_CATCHUP_WINDOW_S", "Catchup", "Schedule"]
 
 # a due instant this recent is merely late, not missed: a busy server must not swallow one
 LATE_MS = 10_000
+DEFAULT_CATCHUP_WINDOW_S = 3600.0
+MAX_CATCHUP = 1000
+Catchup = Literal["last", "all", "skip"]
+
 _INSTANTS = frozenset({"at", "anchor", "start", "end"})
+_KINDS = ("cron", "every", "at", "after")
+
+
+# the tag of the branch keeps pydantic from complaining of the other one as well
+_After = Annotated[
+    Annotated[list[Upstream], Tag("|tasks")] | Annotated[Duration, Tag("|delay")],
+    Discriminator(lambda value: "|tasks" if isinstance(value, list) else "|delay"),
+]
 
 
 class Schedule(BaseModel):
-    """One trigger of a task: exactly one of `cron`, `every` and `at`."""
+    """One trigger of a task: exactly one of `cron`, `every`, `at` and `after`."""
 
     model_config = ConfigDict(extra="forbid")
 
     cron: str | None = Field(None, description="five fields, six with the seconds first, or a macro such as @daily")
     every: Duration | None = Field(None, description="a period, counted from the anchor")
     at: Instant | None = Field(None, description="one instant")
-    timezone: str | None = Field(None, description="IANA zone of the cron fields")
+    after: _After | None = Field(
+        None, description="a delay after its own last run ended; or other tasks, and how they must have ended"
+    )
+    timezone: str | None = Field(None, description="IANA zone of the cron fields, the window and the excluded dates")
     anchor: Instant | None = Field(None, description="where the period starts; default: when it was saved")
     start: Instant | None = Field(None, description="never due before")
     end: Instant | None = Field(None, description="never due after")
+    max_runs: int | None = Field(None, ge=1, description="so many runs, and then never again")
+    jitter: Duration | None = Field(
+        None, description="starts up to so much later, by how much being fixed for each due"
+    )
+    catchup: Catchup = Field("last", description="what to run of the dues that nobody was there for")
+    catchup_window: Duration = Field(DEFAULT_CATCHUP_WINDOW_S, description="nothing older is caught up on")
+    catchup_max: int = Field(10, ge=1, le=MAX_CATCHUP, description="how many are caught up on, the newest, with 'all'")
+    params: dict[str, Any] = Field(default_factory=dict, description="merged over the task's")
+    exclude: Annotated[list[str], BeforeValidator(read_exclusions, json_schema_input_type=list[str] | str)] = Field(
+        default_factory=list, description="dates, ranges of dates or times, or the text of an .ics file"
+    )
+    window: Annotated[str, AfterValidator(check_window)] | None = Field(
+        None, description="times of the day outside which it never fires, such as 22:00-06:00"
+    )
 
     @field_validator("cron")
     @classmethod
@@ -53,28 +95,84 @@ class Schedule(BaseModel):
             raise ValueError("must be at least 1s")
         return every
 
+    @field_validator("after")
+    @classmethod
+    def _check_after(cls, after: list[Upstream] | float | None) -> list[Upstream] | float | None:
+        if after == []:
+            raise ValueError("name a task at least: [{'task': 'backup', 'on': 'success'}]")
+        if isinstance(after, list) and len({one.task for one in after}) < len(after):
+            raise ValueError("names a task twice: once is enough")
+        return after
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if sum(kind is not None for kind in (self.cron, self.every, self.at)) != 1:
-            raise ValueError("give exactly one of 'cron', 'every' and 'at'")
-        if self.start is not None and self.end is not None and self.end < self.start:
-            raise ValueError("'end' is before 'start'")
+        if sum(getattr(self, kind) is not None for kind in _KINDS) != 1:
+            raise ValueError("give exactly one of 'cron', 'every', 'at' and 'after'")
+        fault = next(self._contradictions(), None)
+        if fault is not None:
+            raise ValueError(fault)
         return self
 
+    def _contradictions(self) -> Iterator[str]:
+        """What does not go together, each with the remedy."""
+        given, kind = self.model_fields_set, self.kind
+        if self.start is not None and self.end is not None and self.end < self.start:
+            yield "'end' is before 'start'"
+        if self.anchor is not None and not self.is_periodic:
+            yield f"'anchor' is where a period starts: it goes with 'every', not with '{kind}'"
+        if self.at is not None:
+            yield from (f"'{name}' does not go with 'at', which is due once" for name in _NOT_AT if getattr(self, name))
+        if self.at is not None and not (self.start or self.at) <= self.at <= (self.end or self.at):
+            yield "'at' does not lie between 'start' and 'end': leave them away"
+        if self.after is not None:
+            yield from (
+                f"'{name}' does not go with 'after', which cannot miss an instant" for name in _NOT_AFTER & given
+            )
+        if self.after is not None and self.jitter:
+            yield "'jitter' does not go with 'after': write a longer delay"
+        if self.every is not None and self.jitter is not None and self.jitter >= self.every:
+            yield "'jitter' must be shorter than 'every'"
+        if self.cron is not None and self.window is not None and not self._ever_in_window():
+            yield f"no fire time of '{self.cron}' lies in the window {self.window}: it would never fire"
+
+    def _ever_in_window(self) -> bool:
+        ranges = opening(self.window, (), "UTC").seconds_of_day()
+        return any(self._cron.fires_between(first, last) for first, last in ranges)
+
+    @property
+    def kind(self) -> str:
+        """Which of the four triggers it is."""
+        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the clock alone says when it is due, so that its due instants can be told in advance."""
+        return self.after is None
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether it counts from an anchor: when it was saved, unless it says another."""
+        return self.every is not None or isinstance(self.after, float)
+
+    @property
+    def opening(self) -> Opening:
+        """When it may fire: a due instant outside is skipped, for the reason `calendar`."""
+        return opening(self.window, tuple(self.exclude), self.timezone or "UTC")
+
     def to_json(self) -> dict[str, Any]:
-        """As people send it: what is set, with instants as RFC 3339."""
-        shown = self.model_dump(exclude_none=True)
+        """As people send it: what differs from the defaults, with instants as RFC 3339."""
+        shown = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {name: format_instant(value) if name in _INSTANTS else value for name, value in shown.items()}
 
     def settled(self, timezone: str, now_ms: int) -> Schedule:
         """This schedule with what it left open said explicitly, so that no later default can move it."""
         changes: dict[str, Any] = {"timezone": self.timezone or timezone}
-        if self.every is not None and self.anchor is None:
+        if self.is_periodic and self.anchor is None:
             changes["anchor"] = now_ms
         return self.model_copy(update=changes)
 
     def next(self, after_ms: int) -> int | None:
-        """The first due instant after `after_ms`, epoch ms; None when there is none."""
+        """The first due instant after `after_ms`, epoch ms; None when there is none, or the clock does not say."""
         after = max(after_ms, (self.start or 0) - 1)
         due = self._next_unbounded(after)
         return None if due is None or (self.end is not None and due > self.end) else due
@@ -85,7 +183,7 @@ class Schedule(BaseModel):
         if self.every is not None:
             period, anchor = round(self.every * 1000), self.anchor or 0
             return anchor + max(1, (after_ms - anchor) // period + 1) * period
-        return self._cron.next(after_ms)
+        return self._cron.next(after_ms) if self.cron is not None else None
 
     @property
     def _cron(self) -> Cron:
@@ -116,7 +214,7 @@ class Schedule(BaseModel):
             period, anchor = round(self.every * 1000), self.anchor or 0
             passed = (at_ms - anchor) // period
             return anchor + passed * period if passed >= 1 else None
-        return self._cron.previous(at_ms)
+        return self._cron.previous(at_ms) if self.cron is not None else None
 
     def count(self, after_ms: int, until_ms: int) -> int:
         """How many due instants there are after one instant, up to and including another."""
@@ -128,7 +226,26 @@ class Schedule(BaseModel):
         if self.every is not None:
             period, anchor = round(self.every * 1000), self.anchor or 0
             return max(0, (last - anchor) // period) - max(0, (first - anchor) // period)
-        return self._cron.count(first, last)
+        return self._cron.count(first, last) if self.cron is not None else 0
+
+    def due_after(self, completed_ms: int | None) -> int | None:
+        """For a delay after completion: when it is due next, given when the task's last run ended, if any did."""
+        if not isinstance(self.after, float):
+            return None
+        since = self.anchor or 0 if completed_ms is None else max(completed_ms, self.anchor or 0)
+        due = max(since + round(self.after * 1000), self.start or 0)
+        return None if self.end is not None and due > self.end else due
+
+    def jitter_ms(self, task: str, due_ms: int) -> int:
+        """How much later than `due_ms` the task's run starts: always the same, and before the next due instant."""
+        if not self.jitter:
+            return 0
+        following = self.next(due_ms)
+        most = (
+            round(self.jitter * 1000) if following is None else min(round(self.jitter * 1000), following - due_ms - 1)
+        )
+        drawn = blake2b(f"{task}\0{self.describe()}\0{due_ms}".encode(), digest_size=8).digest()
+        return int.from_bytes(drawn) * (most + 1) >> 64
 
     def is_missed(self, due_ms: int, now_ms: int) -> bool:
         """Whether nobody was there when it was due, rather than somebody being a little late."""
@@ -140,7 +257,15 @@ class Schedule(BaseModel):
             return f"{self.cron} {self.timezone or ''}".strip()
         if self.every is not None:
             return f"every {_compact(self.every)}"
+        if isinstance(self.after, list):
+            return "after " + " and ".join(one.describe() for one in self.after)
+        if self.after is not None:
+            return f"{_compact(self.after)} after its last run"
         return f"at {datetime_of(self.at or 0).isoformat().replace('+00:00', 'Z')}"
+
+
+_NOT_AT = ("max_runs", "window", "exclude")
+_NOT_AFTER = frozenset({"catchup", "catchup_window", "catchup_max"})
 
 
 @lru_cache(maxsize=50_000)
@@ -150,6 +275,6 @@ def _cron(expression: str, timezone: str) -> Cron:
 
 def _compact(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds % size == 0:
+        if seconds % size == 0 and seconds:
             return f"{seconds // size:.0f}{unit}"
     return f"{seconds:g}s"

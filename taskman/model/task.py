@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from .instants import format_instant
+from .names import Name, check_name
 from .retry import NO_RETRY, RetryPolicy
 from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, RunSpec
 from .sameness import Unique, compact, render
@@ -20,18 +21,8 @@ from .validation import Duration, Instant
 
 __all__ = ["CancelRequest", "RetryRequest", "RunOptions", "RunRequest", "Task", "TaskDefinition", "TaskRunRequest"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 MAX_SCHEDULES = 50
-
-
-def _check_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise ValueError(
-            f"'{name}' cannot be a name: start with a letter or digit, then letters, digits, '.', '_' or '-', "
-            "at most 100 characters"
-        )
-    return name
 
 
 def _check_environment(env: dict[str, str]) -> dict[str, str]:
@@ -56,16 +47,13 @@ def _check_lost_grace(seconds: float) -> float:
     return seconds
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
-
-
 Labels = Annotated[dict[str, str], AfterValidator(_check_labels)]
 Environment = Annotated[dict[str, str], AfterValidator(_check_environment)]
 
 
 def _check_limits(limits: dict[str, int]) -> dict[str, int]:
     for name, room in limits.items():
-        _check_name(name)
+        check_name(name)
         if not 1 <= room <= 100_000:
             raise ValueError(f"limit '{name}' takes a number from 1 to 100000")
     return limits
@@ -174,6 +162,17 @@ class TaskDefinition(RunOptions):
     limits: Limits = Field(
         default_factory=dict, description="limits shared with other tasks: how many runs may hold each"
     )
+
+    @field_validator("schedules")
+    @classmethod
+    def _check_chains(cls, schedules: list[Schedule], info: ValidationInfo) -> list[Schedule]:
+        name = info.data.get("name")
+        for schedule in schedules:
+            if isinstance(schedule.after, list) and any(one.task == name for one in schedule.after):
+                raise ValueError(f"'{name}' cannot wait for itself: write a delay, such as 'after': '5m'")
+        if sum(not isinstance(schedule.after, list | None) for schedule in schedules) > 1:
+            raise ValueError("one delay after its own last run is enough: the shortest would win")
+        return schedules
 
     def to_json(self) -> dict[str, Any]:
         """What reads back as the same definition; instants as RFC 3339, durations as seconds."""

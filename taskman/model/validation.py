@@ -39,7 +39,9 @@ def faults_of(error: ValidationError, model: type[BaseModel], prefix: str = "") 
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    """A branch of a union is tagged with a name such as `|delay`, which is no part of the document."""
+    places = (str(part) for part in location if not str(part).startswith("|"))
+    return "".join("/" + place.replace("~", "~0").replace("/", "~1") for place in places)
 
 
 def _sentence(one: dict[str, Any], model: type[BaseModel]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import Conflict, Fault, InvalidInput, NotFound, QueueFull, nearest
 from ..model.ids import new_run_id
 from ..model.run import Run, RunSpec, check_sizes
+from ..model.schedule import Schedule
 from ..model.states import State
 from ..model.task import RunRequest, Task, TaskDefinition, TaskRunRequest
 from ..model.validation import validate
@@ -152,17 +153,29 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
     definition = validate(TaskDefinition, body)
     check_sizes(definition.params, definition.env)
     services.registry.read_params(definition.type, definition.params)
+    for number, schedule in enumerate(definition.schedules):
+        _check_schedule_params(services, definition, number, schedule)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]
     faults = [
-        Fault(f"/schedules/{number}", "is never due again: it lies in the past")
+        Fault(f"/schedules/{number}", "is never due again: it lies in the past, or more than ten years away")
         for number, schedule in enumerate(schedules)
-        if schedule.next(now_ms) is None
+        if schedule.is_timed and schedule.next(now_ms) is None
     ]
     if faults and must_be_new:
         raise InvalidInput(faults)
     settled = definition.model_copy(update={"schedules": schedules})
     return await services.store.tasks.save(settled, now_ms, revision=0 if must_be_new else revision)
+
+
+def _check_schedule_params(services: Services, definition: TaskDefinition, number: int, schedule: Schedule) -> None:
+    if schedule.params:
+        merged = {**definition.params, **schedule.params}
+        try:
+            check_sizes(merged, definition.env)
+            services.registry.read_params(definition.type, merged)
+        except InvalidInput as error:
+            raise error.under(f"/schedules/{number}") from None
 
 
 async def get_task(services: Services, name: str) -> Task:
