@@ -90,10 +90,14 @@ class Cron:
     def swallowed(self, at_ms: int) -> list[int]:
         """Times on the wall (seconds as if UTC, at most three) that a gap ending at this instant has swallowed."""
         stretch = stretch_at(self.zone, at_ms // 1000)
-        end = stretch.start + stretch.offset
-        if at_ms != stretch.start * 1000 or stretch.shown >= end:
+        if at_ms != stretch.start * 1000 or self.every_hour:
             return []
+        return self.times_in_gap(stretch)
+
+    def times_in_gap(self, stretch: Stretch) -> list[int]:
+        """Its times on the wall, at most three, that were left out when the clock was put forward to the stretch."""
         found: list[int] = []
+        end = stretch.start + stretch.offset
         local = self.wall.first(stretch.shown)
         while local is not None and local < end and len(found) < 3:
             found.append(local)

@@ -132,12 +132,13 @@ class Schedule(BaseModel):
             yield "'jitter' does not go with 'after': write a longer delay"
         if self.every is not None and self.jitter is not None and self.jitter >= self.every:
             yield "'jitter' must be shorter than 'every'"
-        if self.cron is not None and self.window is not None and not self._ever_in_window():
+        if self.window is not None and not self._ever_in_window():
             yield f"no fire time of '{self.cron}' lies in the window {self.window}: it would never fire"
 
     def _ever_in_window(self) -> bool:
         ranges = opening(self.window, (), "UTC").seconds_of_day()
-        return any(self._cron.fires_between(first, last) for first, last in ranges)
+        cron = self.cron_rule
+        return cron is None or any(cron.fires_between(first, last) for first, last in ranges)
 
     @property
     def kind(self) -> str:
@@ -183,11 +184,12 @@ class Schedule(BaseModel):
         if self.every is not None:
             period, anchor = round(self.every * 1000), self.anchor or 0
             return anchor + max(1, (after_ms - anchor) // period + 1) * period
-        return self._cron.next(after_ms) if self.cron is not None else None
+        return cron.next(after_ms) if (cron := self.cron_rule) else None
 
     @property
-    def _cron(self) -> Cron:
-        return _cron(self.cron or "", self.timezone or "UTC")
+    def cron_rule(self) -> Cron | None:
+        """The cron expression in its zone; None for another kind."""
+        return None if self.cron is None else _cron(self.cron, self.timezone or "UTC")
 
     def upcoming(self, after_ms: int, count: int) -> Iterator[int]:
         """The next `count` due instants."""
@@ -214,7 +216,7 @@ class Schedule(BaseModel):
             period, anchor = round(self.every * 1000), self.anchor or 0
             passed = (at_ms - anchor) // period
             return anchor + passed * period if passed >= 1 else None
-        return self._cron.previous(at_ms) if self.cron is not None else None
+        return cron.previous(at_ms) if (cron := self.cron_rule) else None
 
     def count(self, after_ms: int, until_ms: int) -> int:
         """How many due instants there are after one instant, up to and including another."""
@@ -226,7 +228,7 @@ class Schedule(BaseModel):
         if self.every is not None:
             period, anchor = round(self.every * 1000), self.anchor or 0
             return max(0, (last - anchor) // period) - max(0, (first - anchor) // period)
-        return self._cron.count(first, last) if self.cron is not None else 0
+        return cron.count(first, last) if (cron := self.cron_rule) else 0
 
     def due_after(self, completed_ms: int | None) -> int | None:
         """For a delay after completion: when it is due next, given when the task's last run ended, if any did."""
