@@ -167,6 +167,15 @@ class AsyncClient:
         """See Client.workers."""
         return [one async for one in self._tell(dialogue.items(self._contact, "/workers", {}))]
 
+    async def next_of(self, name: str, count: int = 10) -> list[Document]:
+        """See Client.next_of."""
+        found = cast(Document, await self.request("GET", f"/tasks/{segment(name)}/next", params={"n": count}))
+        return cast(list[Document], found["items"])
+
+    def schedules(self, **filters: Any) -> Items[Document]:
+        """See Client.schedules."""
+        return Items(self._tell(dialogue.items(self._contact, "/schedules", filters)))
+
     async def tokens(self) -> list[Document]:
         """See Client.tokens."""
         return [one async for one in self._tell(dialogue.items(self._contact, "/tokens", {}))]

@@ -233,6 +233,15 @@ class Client:
         verb = "drain" if draining else "resume"
         return cast(Document, self.request("POST", f"/workers/{segment(worker_id)}/{verb}"))
 
+    def next_of(self, name: str, count: int = 10) -> list[Document]:
+        """The next due instants of a task: `{at, local, notes, schedule}`. Raises NotFound."""
+        found = cast(Document, self.request("GET", f"/tasks/{segment(name)}/next", params={"n": count}))
+        return cast(list[Document], found["items"])
+
+    def schedules(self, **filters: Any) -> Iterator[Document]:
+        """Every schedule that has a next due instant, the earliest first, page by page."""
+        return self._tell(dialogue.items(self._contact, "/schedules", filters))
+
     def tokens(self) -> list[Document]:
         """Every API token, without its secret."""
         return list(self._tell(dialogue.items(self._contact, "/tokens", {})))

@@ -124,6 +124,11 @@ class Tasks:
         reply = await self._connection.execute(*command)
         return [_parse_due(reply[i], reply[i + 1]) for i in range(0, len(reply), 2)]
 
+    async def agenda(self, limit: int, start: int = 0) -> list[Due]:
+        """Every schedule by its next due instant, the earliest first: `limit` of them from place `start` on."""
+        reply = await self._connection.execute("ZRANGE", self._keys.schedules, start, start + limit - 1, "WITHSCORES")
+        return [_parse_due(reply[i], reply[i + 1]) for i in range(0, len(reply), 2)]
+
     async def fire(self, fires: Sequence[Fire], *, now_ms: int = 0) -> list[bool]:
         """Record the outcomes of due instants, create their runs and move the schedules on.
 

@@ -14,7 +14,19 @@ from harness import Server, eventually
 
 pytestmark = pytest.mark.browser
 
-EVERY_PAGE = ("/", "/runs", "/runs/new", "/tasks", "/tasks/new", "/tasks/phone", "/tasks/phone/edit", "/plugins")
+TRIED = "/schedules?cron=30+2+*+*+*&timezone=Europe/Berlin&from=2027-03-27T12:00"
+EVERY_PAGE = (
+    "/",
+    "/runs",
+    "/runs/new",
+    "/tasks",
+    "/tasks/new",
+    "/tasks/phone",
+    "/tasks/phone/edit",
+    "/schedules",
+    TRIED,
+    "/plugins",
+)
 
 
 @pytest.fixture
@@ -49,7 +61,13 @@ def lines(pages: Pages) -> int:
 
 def test_the_printed_link_signs_in_once(pages: Pages, site: Server) -> None:
     assert pages.path == "/"
-    assert [link.text for link in pages.all("nav[aria-label=Main] a")] == ["Overview", "Runs", "Tasks", "Plugins"]
+    assert [link.text for link in pages.all("nav[aria-label=Main] a")] == [
+        "Overview",
+        "Runs",
+        "Tasks",
+        "Schedules",
+        "Plugins",
+    ]
     assert httpx2.get(site.link, trust_env=False).status_code == 403
 
 
@@ -81,6 +99,32 @@ def test_creates_a_task_with_a_cron_schedule_and_runs_it(pages: Pages) -> None:
     pages.visit("/tasks/nightly")
     assert len(pages.all(".fires li")) == 5
     assert len(pages.all(".list.runs tbody tr")) == 1
+
+
+def test_a_cron_expression_is_explained_while_it_is_typed(pages: Pages, api: httpx2.Client) -> None:
+    save(api, "midnight")
+    pages.visit("/schedules")
+    assert "midnight" in pages.text(".agenda tbody")
+    pages.type("timezone", "America/Havana")
+    pages.type("cron", "61 * * * *")
+    pages.until(lambda: "The minute field '61'" in pages.text("#look"), "the fault is said")
+    pages.type("cron", "0 0 13 * FRI")
+    words = "At 00:00, on the 13th of the month, or on Friday: either is enough, on the clock of America/Havana."
+    pages.until(lambda: pages.all("#look .words") and pages.text("#look .words") == words, "the words are there")
+    assert len(pages.all("#look li")) == 8
+
+
+def test_editing_keeps_the_options_of_a_schedule_that_the_form_does_not_show(pages: Pages, api: httpx2.Client) -> None:
+    kept = {"cron": "0 23 * * *", "timezone": "UTC", "window": "22:00-06:00", "max_runs": 9, "params": {"cwd": "/"}}
+    schedules = [kept, {"after": [{"task": "other", "on": "always"}], "timezone": "UTC"}]
+    body = {"type": "shell", "params": {"command": "true"}, "schedules": schedules}
+    assert api.put("/tasks/kept", json=body).status_code == 201
+    pages.visit("/tasks/kept/edit")
+    assert pages.one('[name="schedules.1.after"]').get_attribute("value") == "other:always"
+    pages.type("description", "edited")
+    pages.press(".actions .primary")
+    saved = api.get("/tasks/kept").json()
+    assert (saved["description"], saved["schedules"]) == ("edited", schedules)
 
 
 def test_editing_a_task_ends_on_the_list_with_a_notice(pages: Pages, api: httpx2.Client) -> None:
@@ -286,6 +330,16 @@ def test_a_phone_never_scrolls_sideways(pages: Pages, api: httpx2.Client) -> Non
             assert wide <= 390, f"{path} is {wide} px wide"
     finally:
         pages.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_cron_expression_is_explained_without_javascript(plain: Pages) -> None:
+    plain.visit("/schedules")
+    plain.type("cron", "30 2 * * *")
+    plain.type("timezone", "Nowhere")
+    plain.press(".try button")
+    assert "There is no time zone 'Nowhere'" in plain.text("#look")
+    plain.visit(TRIED)
+    assert "02:30 does not exist that day: runs 03:00" in plain.text("#look li")
 
 
 def test_everything_works_without_javascript(plain: Pages) -> None:

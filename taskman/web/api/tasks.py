@@ -10,7 +10,8 @@ from ...model.task import Task
 from .. import actions
 from ..auth import identity
 from ..services import services
-from .bodies import check_query, idempotency_of, json_body, limit_of, trigger_of
+from ..timetable import next_of
+from .bodies import check_query, idempotency_of, json_body, limit_of, number_of, trigger_of
 from .runs import created
 
 __all__ = ["blueprint"]
@@ -45,6 +46,15 @@ async def show(name: str) -> ResponseReturnValue:
     """One task."""
     check_query()
     return _shown(await actions.get_task(services(), name))
+
+
+@blueprint.get("/<name>/next")
+async def show_next(name: str) -> ResponseReturnValue:
+    """The next due instants over all its schedules; none while it is paused."""
+    check_query("n")
+    count = number_of("n", 10, 1, 100)
+    found = await next_of(services(), await actions.get_task(services(), name), count)
+    return {"items": [{**one.to_json(), "schedule": number} for number, one in found]}
 
 
 @blueprint.put("/<name>")

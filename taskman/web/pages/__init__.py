@@ -10,7 +10,22 @@ from quart import Blueprint, g, request
 from quart_trio import QuartTrio
 
 from ..auth import form_token, identity
-from . import ansi, charts, errors, icons, live, login, logview, overview, plugins, runs, tasks, theme, wording
+from . import (
+    ansi,
+    charts,
+    errors,
+    icons,
+    live,
+    login,
+    logview,
+    overview,
+    plugins,
+    runs,
+    schedules,
+    tasks,
+    theme,
+    wording,
+)
 from .notices import clear_shown_notice, take_notice
 from .rendering import rights_of
 
@@ -21,6 +36,7 @@ blueprints: tuple[Blueprint, ...] = (
     overview.blueprint,
     runs.blueprint,
     tasks.blueprint,
+    schedules.blueprint,
     plugins.blueprint,
     live.blueprint,
     theme.blueprint,
@@ -29,6 +45,7 @@ _NAVIGATION = (
     ("/", "Overview", "overview"),
     ("/runs", "Runs", "runs"),
     ("/tasks", "Tasks", "tasks"),
+    ("/schedules", "Schedules", "schedules"),
     ("/plugins", "Plugins", "plugins"),
 )
 

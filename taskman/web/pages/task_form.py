@@ -7,20 +7,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import Fault, InvalidInput
-from ...model.instants import zone
-from ...model.schedule import Schedule
-from ...model.validation import validate
+from ...errors import Fault
+from ...model.instants import parse_duration, zone
+from ...model.preview import Surroundings
 from ...tasktypes import TaskType, params_schema
 from ..forms import Field, Form
 from ..schemas import fields_of
+from .looks import Look, look
 from .run_form import option_fields
-from .wording import local, relative
 
 __all__ = ["Slot", "TaskForm"]
 
-_KINDS = (("none", "None"), ("cron", "Cron"), ("every", "Every"), ("at", "Once"))
-_KEPT = ("anchor", "start", "end")
+_KINDS = (("none", "None"), ("cron", "Cron"), ("every", "Every"), ("at", "Once"), ("after", "After"))
+_LOOKED_AT = 3
+_AFTER_HELP = "a delay after its own last run, such as 5m; or other tasks: backup, check:failure, clean:always"
+# what the form does not show: what goes with any trigger, and what only goes with the one that it was written for
+_KEPT_ALWAYS = frozenset({"start", "end", "params"})
+_KEPT = (
+    "anchor",
+    "start",
+    "end",
+    "max_runs",
+    "jitter",
+    "catchup",
+    "catchup_window",
+    "catchup_max",
+    "params",
+    "exclude",
+    "window",
+)
 _MOST = 50
 
 
@@ -37,6 +52,7 @@ class Slot(Form):
             "cron": Field(prefix + "cron", "Cron", example="30 2 * * 1-5", help="minute hour day month weekday"),
             "every": Field(prefix + "every", "Every", "duration", example="10m", help="such as 30s, 10m, 2h, 1d"),
             "at": Field(prefix + "at", "Time", "moment", help="a date and a time, once"),
+            "after": Field(prefix + "after", "After", example="5m", help=_AFTER_HELP),
         }
         super().__init__(all=[self.kind, *self.times.values(), self.timezone, self.kept])
 
@@ -50,9 +66,15 @@ class Slot(Form):
         self.kind.value = next(name for name in self.times if schedule.get(name) is not None)
         self.timezone.value = schedule.get("timezone") or self.timezone.value
         self.times["at"].timezone = self.timezone.value
-        self.show({"schedules": {str(self.number): {name: schedule.get(name) for name in self.times}}})
+        typed = {name: schedule.get(name) for name in self.times}
+        if isinstance(schedule.get("after"), list):
+            typed["after"] = ", ".join(_upstream_text(one) for one in schedule["after"])
+        elif schedule.get("after") is not None:
+            typed["after"] = _duration_text(schedule["after"])
+        self.show({"schedules": {str(self.number): typed}})
         more = {name: schedule[name] for name in _KEPT if schedule.get(name) is not None}
-        self.kept.value = json.dumps({"period": self.times["every"].value, **more}) if more else ""
+        written = {"kind": self.kind.value, "value": self.times[self.kind.value].value}
+        self.kept.value = json.dumps({**written, **more}) if more else ""
 
     def read(self) -> tuple[dict[str, Any], list[Fault]]:
         """The schedule as the API takes it, and the faults of what cannot be read."""
@@ -64,6 +86,8 @@ class Slot(Form):
             return {}, [Fault(f"/schedules/{self.number}/timezone", str(error))]
         read, faults = Form(only=[chosen]).read()
         typed = read.get("schedules", {}).get(str(self.number), {})
+        if "after" in typed:
+            typed["after"] = _after(typed["after"])
         return {self.kind.value: "", **typed, "timezone": chosen.timezone, **self._kept()}, faults
 
     def _kept(self) -> dict[str, Any]:
@@ -74,19 +98,40 @@ class Slot(Form):
             return {}
         if not isinstance(kept, dict):
             return {}
-        same = self.kind.value == "every" and kept.get("period") == self.times["every"].value.strip()
-        return {name: kept[name] for name in _KEPT if name in kept and (name != "anchor" or same)}
+        same_kind = kept.get("kind") == self.kind.value
+        same = same_kind and kept.get("value") == self.times[self.kind.value].value.strip()
+        return {
+            name: kept[name]
+            for name in _KEPT
+            if name in kept and (name in _KEPT_ALWAYS or (same if name == "anchor" else same_kind))
+        }
 
-    def upcoming(self, now_ms: int) -> list[tuple[str, str]]:
-        """The next fire times, on the wall clock of its zone and from now; none while it cannot be read."""
+    def look(self, now_ms: int, around: Surroundings | None = None) -> Look:
+        """The preview of what is typed here; nothing while the field is empty, or has its fault beside it already."""
         if not self.is_set or not self.times[self.kind.value].value.strip():
-            return []
-        try:
-            schedule = validate(Schedule, self.read()[0])
-        except InvalidInput:
-            return []
-        settled = schedule.settled("UTC", now_ms)
-        return [(local(at, settled.timezone), relative(at, now_ms)) for at in settled.upcoming(now_ms, 3)]
+            return Look()
+        typed, faults = self.read()
+        if faults or any(one.faults for one in self.fields.values()):
+            return Look(fault="" if self.timezone.faults or not faults else faults[0].detail)
+        return look(typed, self.timezone.value.strip() or "UTC", now_ms, count=_LOOKED_AT, around=around)
+
+
+def _upstream_text(one: Mapping[str, Any]) -> str:
+    """A task that is waited for as it is typed: `backup`, or `backup:failure`."""
+    return one["task"] if one.get("on", "success") == "success" else f"{one['task']}:{one['on']}"
+
+
+def _duration_text(seconds: float) -> str:
+    return f"{seconds:g}s"
+
+
+def _after(text: str) -> Any:
+    """What was typed as the API takes it: a delay, or tasks by their names."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        parts = [part.strip().partition(":") for part in text.split(",") if part.strip()]
+    return [{"task": name.strip(), **({"on": how.strip()} if colon else {})} for name, colon, how in parts]
 
 
 def _gate_fields() -> list[Field]:

@@ -13,6 +13,7 @@ from .. import actions
 from ..auth import identity, require_page
 from ..forms import Field
 from ..services import Services, services
+from ..timetable import surroundings
 from .notices import go
 from .rendering import renderer
 from .run_form import first_type
@@ -111,9 +112,13 @@ def _blame_name(form: TaskForm, text: str) -> None:
 async def preview() -> ResponseReturnValue:
     """The next fire times of the schedules as they are typed, beside each."""
     form, _ = await _form_sent((await request.form).get("type", ""))
-    render, now = renderer(), now_ms()
+    render, now, around = (
+        renderer(),
+        now_ms(),
+        await surroundings(services(), form.fields["name"].value.strip() or None),
+    )
     parts = [
-        await render.into(f"#preview-{slot.number}", "_partials/preview.html", "innerHTML", slot=slot, now=now)
+        await render.into(f"#preview-{slot.number}", "_partials/preview.html", "innerHTML", look=slot.look(now, around))
         for slot in form.slots
     ]
     return "".join(parts)

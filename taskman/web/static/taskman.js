@@ -38,6 +38,21 @@ function tick() {
   }
 }
 
+// instants on the clock of whoever looks, beside those of the schedule's zone
+const here = Intl.DateTimeFormat().resolvedOptions().timeZone
+const clock = new Intl.DateTimeFormat('en-GB', {weekday: 'short', hour: '2-digit', minute: '2-digit'})
+
+function yours() {
+  for (const time of document.querySelectorAll('time[data-yours][hidden]')) {
+    if (time.dataset.yours === here || here === 'UTC') continue
+    time.textContent = `${clock.format(Date.parse(time.dateTime))} ${here}`
+    time.hidden = false
+  }
+}
+
+document.addEventListener('htmx:after:swap', yours)
+yours()
+
 setInterval(() => document.hidden || tick(), 1000)
 document.addEventListener('visibilitychange', tick)
 tick()
