@@ -174,7 +174,7 @@ class AsyncClient:
 
     def schedules(self, **filters: Any) -> Items[Document]:
         """See Client.schedules."""
-        return Items(self._tell(dialogue.items(self._contact, "/schedules", filters)))
+        return self._tell(dialogue.items(self._contact, "/schedules", filters))
 
     async def tokens(self) -> list[Document]:
         """See Client.tokens."""

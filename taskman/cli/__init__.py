@@ -26,12 +26,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "runs": ("runs", "List, inspect, follow and cancel runs."),
     "logs": ("logs", "Print the log of a run."),
     "tasks": ("tasks", "List, inspect, create and delete tasks."),
+    "schedules": ("schedules", "Explain cron expressions and tell when they fire."),
+    "timers": ("timers", "List every schedule by its next due time."),
+    "import": ("takeover", "Take over what another scheduler does."),
     "queues": ("queues", "List, pause and resume queues."),
     "workers": ("workers", "List, inspect, drain and resume workers."),
     "plugins": ("plugins", "List the plugins installed here, or begin a new one."),
     "tokens": ("tokens", "Create, list and revoke API tokens."),
     "config": ("config", "Show the settings in force and where they come from."),
 }
+# `import` is no name that Python would let a function have
+_ATTRIBUTES = {"import": "import_"}
 
 
 class _Root(NounGroup):
@@ -44,7 +49,7 @@ class _Root(NounGroup):
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f".{COMMANDS[cmd_name][0]}", __name__)
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, _ATTRIBUTES.get(cmd_name, cmd_name))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "notice",
     "print_json",
     "print_jsonl",
+    "remaining",
     "short_time",
     "state",
     "styled",
@@ -94,6 +95,13 @@ def duration(start: str | None, end: str | None) -> str:
         return "–"
     end_ms = parse_instant(end) if end else datetime.now().timestamp() * 1000
     return format_duration(max(0.0, (end_ms - parse_instant(start)) / 1000))
+
+
+def remaining(text: str | None) -> str:
+    """How long until an instant, or how long ago it was, without a sign."""
+    if not text:
+        return "–"
+    return format_duration(abs(parse_instant(text) / 1000 - datetime.now().timestamp()))
 
 
 def fields(pairs: Iterable[tuple[str, Cell | None]]) -> None:

@@ -229,7 +229,7 @@ def _advice(name: str, part: str) -> str:
         return "write SAT, or such as LFRI for the last Friday of the month"
     near = re.sub(r"[a-z]+", lambda word: _near(name, word[0]), part)
     if near != part:
-        return f"did you mean {near.upper()}? {_tell(name).capitalize()}"
+        return f"did you mean {near.upper()}? {_tell(name).replace('write', 'Write')}"
     return _tell(name)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-__all__ = ["FIRST_S", "LAST_S", "Stretch", "stretch_at"]
+__all__ = ["FIRST_S", "LAST_S", "Stretch", "changes_within_a_year", "stretch_at"]
 
 FIRST_S = int(datetime(1900, 1, 1, tzinfo=UTC).timestamp())
 LAST_S = int(datetime(9900, 1, 1, tzinfo=UTC).timestamp())
@@ -35,6 +35,17 @@ def stretch_at(zone: ZoneInfo, at_s: int) -> Stretch:
     """The stretch that an instant from FIRST_S to LAST_S lies in."""
     starts, stretches = _year(zone, datetime.fromtimestamp(at_s, UTC).year)
     return stretches[bisect_right(starts, at_s) - 1]
+
+
+def changes_within_a_year(zone: ZoneInfo, at_s: int) -> bool:
+    """Whether the clock of the zone is changed in the year after an instant."""
+    stretch = stretch_at(zone, at_s)
+    offset, limit = stretch.offset, at_s + 366 * _DAY_S
+    while stretch.end < limit:
+        stretch = stretch_at(zone, stretch.end)
+        if stretch.offset != offset:
+            return True
+    return False
 
 
 @lru_cache(maxsize=8192)
