@@ -176,6 +176,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("data_dir", _path, "", "directory of the embedded Redis, keys and tokens; empty: the platform's"),
     Setting("bind", _text, "127.0.0.1:8080", "address and port to listen on; may repeat with commas"),
     Setting("admin_token", _text, "", "a bootstrap API token with scope admin"),
+    Setting("worker_token", _text, "", "a bootstrap API token with scope worker, for worker nodes"),
     Setting("secret_key", _text, "", "key for forms and secrets; empty: made once, kept 0600 in the data directory"),
     Setting("allowed_hosts", _names, "", "extra Host values to answer to, with commas; *.example.com allowed"),
     Setting("timezone", _text, "", "IANA zone of new schedules; empty: the machine's, else UTC"),

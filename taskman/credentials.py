@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .config import Address, Config
 from .errors import ConfigError
+from .model.token import Bootstrap, Scope
 
 __all__ = ["announce_url", "bootstrap_tokens", "prepare_directory", "require_credentials", "secret_key", "withdraw_url"]
 
@@ -39,15 +40,20 @@ def require_credentials(config: Config, addresses: list[Address]) -> None:
             f"{exposed} can be reached from other machines: set TASKMAN_ADMIN_TOKEN first, "
             'for example to the output of `python3 -c "import secrets; print(secrets.token_urlsafe(32))"`'
         )
-    if config.admin_token and len(config.admin_token) < 16:
-        raise ConfigError("TASKMAN_ADMIN_TOKEN is too short: use at least 16 characters")
+    for name in ("admin_token", "worker_token"):
+        if 0 < len(config.values[name]) < 16:
+            raise ConfigError(f"TASKMAN_{name.upper()} is too short: use at least 16 characters")
+    if config.admin_token and config.admin_token == config.worker_token:
+        raise ConfigError("TASKMAN_ADMIN_TOKEN and TASKMAN_WORKER_TOKEN are the same: workers need one of their own")
 
 
-def bootstrap_tokens(config: Config, directory: Path) -> dict[str, str]:
-    """The tokens that this server accepts, with their names: the administrator's, and the one for this machine."""
-    tokens = {_keep(directory / CLI_TOKEN, lambda: "tm_" + secrets.token_urlsafe(32)): "local"}
+def bootstrap_tokens(config: Config, directory: Path) -> dict[str, Bootstrap]:
+    """The tokens that this server accepts besides stored ones: for this machine, the administrator and the workers."""
+    tokens = {_keep(directory / CLI_TOKEN, lambda: "tm_" + secrets.token_urlsafe(32)): Bootstrap("local")}
+    if config.worker_token:
+        tokens[config.worker_token] = Bootstrap("workers", Scope.WORKER)
     if config.admin_token:
-        tokens[config.admin_token] = "admin"
+        tokens[config.admin_token] = Bootstrap("admin")
     return tokens
 
 

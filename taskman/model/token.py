@@ -15,19 +15,29 @@ import secrets
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .instants import format_instant
 from .validation import Duration
 
-__all__ = ["RESERVED_NAMES", "Scope", "Token", "TokenRequest", "digest_of", "id_of", "is_token", "new_token"]
+__all__ = [
+    "RESERVED_NAMES",
+    "Bootstrap",
+    "Scope",
+    "Token",
+    "TokenRequest",
+    "digest_of",
+    "id_of",
+    "is_token",
+    "new_token",
+]
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _FORM = re.compile(r"tm_([0-9A-Za-z]{40})([0-9A-Za-z]{6})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}", re.ASCII)
-RESERVED_NAMES = frozenset({"admin", "local"})
+RESERVED_NAMES = frozenset({"admin", "local", "workers"})
 """What the tokens that a server starts with are called in the history of runs."""
 
 
@@ -48,6 +58,13 @@ class Scope(StrEnum):
 
 
 _LADDER = (Scope.READ, Scope.RUN, Scope.WRITE, Scope.ADMIN)
+
+
+class Bootstrap(NamedTuple):
+    """A token that a server starts with: what history calls it, and what it may do."""
+
+    name: str
+    scope: Scope = Scope.ADMIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import trio
 
 from ..errors import StoreError, StoreUnavailable
 from ..model.events import TokenEvent
-from ..model.token import Scope, Token, digest_of, id_of, is_token
+from ..model.token import Bootstrap, Scope, Token, digest_of, id_of, is_token
 from ..store.sessions import Session
 from ..store.store import Store
 
@@ -51,11 +51,11 @@ class Access:
     the time learns anything about one that is valid.
     """
 
-    def __init__(self, store: Store, bootstrap: Mapping[str, str]) -> None:
-        """`bootstrap`: the tokens that this server starts with, and their names; they may do everything."""
+    def __init__(self, store: Store, bootstrap: Mapping[str, Bootstrap]) -> None:
+        """`bootstrap`: the tokens that this server starts with; they never expire and are in no list."""
         self._store = store
-        digests = {digest_of(token): name for token, name in bootstrap.items()}
-        self._bootstrap = {key: Identity(f"token:{name}", Scope.ADMIN, id_of(key)) for key, name in digests.items()}
+        digests = {digest_of(token): preset for token, preset in bootstrap.items()}
+        self._bootstrap = {key: Identity(f"token:{one.name}", one.scope, id_of(key)) for key, one in digests.items()}
         self._known: dict[str, _Known] = {}
         self._generation, self._changed = 0, trio.Event()
 

@@ -16,7 +16,7 @@ from harness import Server, eventually
 from werkzeug.routing import Map
 
 from taskman.errors import StoreUnavailable
-from taskman.model.token import Scope, TokenRequest, digest_of, is_token, new_token
+from taskman.model.token import Bootstrap, Scope, TokenRequest, digest_of, is_token, new_token
 from taskman.plugins import PluginRegistry
 from taskman.store.store import Store
 from taskman.web.access import Access
@@ -27,13 +27,14 @@ from taskman.web.scopes import SCOPES
 from taskman.web.services import Services
 from taskman.web.sse import EventStream
 
+BOOTSTRAP = {"TASKMAN_ADMIN_TOKEN": "a" * 32, "TASKMAN_WORKER_TOKEN": "w" * 32}
 READS = [address for address, scope in SCOPES.items() if scope is not None]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all that only looks."""
-    server = Server(tmp_path_factory.mktemp("tokens") / "data", environment={"TASKMAN_ADMIN_TOKEN": "a" * 32})
+    server = Server(tmp_path_factory.mktemp("tokens") / "data", environment=BOOTSTRAP)
     yield server.start()
     if server.process is not None:
         server.kill_tree()
@@ -142,6 +143,27 @@ def test_an_expired_token_is_turned_away(site: Server) -> None:
 def test_bootstrap_tokens_may_do_everything(site: Server) -> None:
     assert status_of(site, "a" * 32, "/api/v1/tokens") == 200
     assert status_of(site, site.token, "/api/v1/tokens") == 200
+
+
+def test_the_bootstrap_token_of_the_workers_is_for_workers_only(site: Server) -> None:
+    assert status_of(site, "w" * 32) == 403
+    with client(site, "w" * 32) as http:
+        assert "token 'workers' has 'worker'" in http.get("/api/v1/runs").json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "complaint"),
+    [
+        ({"TASKMAN_WORKER_TOKEN": "short"}, "TASKMAN_WORKER_TOKEN is too short"),
+        ({"TASKMAN_ADMIN_TOKEN": "a" * 32, "TASKMAN_WORKER_TOKEN": "a" * 32}, "are the same"),
+    ],
+)
+def test_a_bootstrap_token_that_guards_nothing_is_refused(
+    tmp_path: Path, environment: dict[str, str], complaint: str
+) -> None:
+    server = Server(tmp_path / "data", environment=environment)
+    ended = server.command("server", "--port", "0")
+    assert (ended.returncode, complaint in ended.stderr) == (1, True), ended.stderr
 
 
 def test_no_secret_reaches_redis_or_the_log(site: Server) -> None:
@@ -319,7 +341,7 @@ def test_an_outage_of_redis_is_no_reason_to_doubt_a_token(
 
 
 async def test_authenticating_needs_no_request(store: Store) -> None:
-    access = Access(store, {"bootstrap-token-0": "admin"})
+    access = Access(store, {"bootstrap-token-0": Bootstrap("admin")})
     services = Services(store, PluginRegistry(), Drain(), "UTC", access, b"key")
     token, secret = await store.tokens.create(TokenRequest(scope=Scope.WORKER, name="box"), by="token:admin")
     found = await authenticate(services, secret)
