@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,10 @@ class Replica(Part):
         return False
 
 
+End = Callable[[Replica], object]
+ENDS = [pytest.param(Replica.kill, id="killed"), pytest.param(Replica.stop, id="stopped")]
+
+
 class Site:
     """Redis, servers and the balancer, from the files that are shipped."""
 
@@ -201,6 +206,22 @@ class Site:
         self.names.known = [*self.names.known, address]
         return server
 
+    def add_worker(self, *options: str) -> Part:
+        """One more worker node, started; it knows the balancer and nothing else."""
+        number = 1 + sum(part.name.startswith("worker-") for part in self._parts)
+        service = self._services["worker"]
+        given = [self.url if part == "http://balancer:8080" else part for part in service["command"]]
+        assert self.url in given
+        environment = {
+            **service["environment"],
+            "TASKMAN_TOKEN_FILE": str(self._secrets / "worker" / "token"),
+            "TASKMAN_DATA_DIR": str(self.directory / f"worker-{number}"),
+        }
+        command = [sys.executable, "-P", "-m", "taskman", *given, *options]
+        worker: Part = self._part(Part, f"worker-{number}", command, environment, self.directory)
+        worker.start()
+        return worker
+
     def start(self, servers: int, *options: str) -> Site:
         """Everything, until the balancer has found every server."""
         self.names.start()
@@ -213,10 +234,10 @@ class Site:
         self.until_all_serve()
         return self
 
-    def client(self, **more: Any) -> httpx2.Client:
-        """A client of the API, through the balancer, with the administrator's token."""
-        headers = {"Authorization": f"Bearer {self.admin_token}"}
-        return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=60, trust_env=False, **more)
+    def client(self, token: str = "") -> httpx2.Client:
+        """A client of the API, through the balancer, with the administrator's token unless another is given."""
+        headers = {"Authorization": f"Bearer {token or self.admin_token}"}
+        return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=90, trust_env=False)
 
     def until_all_serve(self) -> None:
         """Wait until the balancer has had an answer from each server that runs."""

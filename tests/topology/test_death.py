@@ -5,50 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 from harness import eventually
 from topology.following import Follower, run_of
-from topology.site import Replica, Site
+from topology.site import ENDS, End, Replica, Site
+from topology.submitting import Submitter, finished
 
 import taskman
-
-ENDS = [pytest.param(Replica.kill, id="killed"), pytest.param(Replica.stop, id="stopped")]
-End = Callable[[Replica], object]
-
-
-class Submitter(threading.Thread):
-    """Submits runs one after the other, each with a key, and repeats what has failed until it is acknowledged."""
-
-    def __init__(self, site: Site, name: str, mark: Path) -> None:
-        super().__init__(daemon=True)
-        self._site, self._key, self._mark = site, name, mark
-        self.enough = threading.Event()
-        self.acknowledged: dict[str, str] = {}
-        self.replayed = self.failed = 0
-
-    def run(self) -> None:
-        with self._site.client() as http:
-            while not self.enough.is_set():
-                key = f"{self._key}-{len(self.acknowledged)}"
-                while not (run := self._submit(http, key)):
-                    self.failed += 1
-                self.acknowledged[key] = run
-
-    def _submit(self, http: httpx2.Client, key: str) -> str | None:
-        body = {"type": "shell", "params": {"command": f"echo {key} >> {self._mark}"}, "lost_grace": 1}
-        try:
-            reply = http.post("/runs", json=body, headers={"Idempotency-Key": key})
-        except httpx2.TransportError:
-            return None
-        if reply.status_code >= 500:
-            return None
-        assert reply.status_code in (200, 201), reply.text
-        self.replayed += reply.status_code == 200
-        return str(reply.json()["id"])
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -57,19 +23,18 @@ def test_runs_that_are_submitted_through_the_end_of_a_server_all_end_once(site: 
     submitters = [Submitter(site, f"{tmp_path.name}-{number}", mark) for number in range(4)]
     for one in submitters:
         one.start()
-    eventually(lambda: all(len(one.acknowledged) >= 20 for one in submitters), "20 runs each")
+    for one in submitters:
+        one.until_more(20)
     end(site.servers[0])
-    before = [len(one.acknowledged) for one in submitters]
-    eventually(lambda: all(len(one.acknowledged) >= n + 20 for one, n in zip(submitters, before, strict=True)))
+    for one in submitters:
+        one.until_more(20)
     site.servers[0].start()
     site.until_all_serve()
     for one in submitters:
-        one.enough.set()
-        one.join(30)
+        one.finish()
     runs = {key: run for one in submitters for key, run in one.acknowledged.items()}
     assert len(set(runs.values())) == len(runs)
-    with site.client() as http:
-        found = {key: http.get(f"/runs/{run}?wait=60").json() for key, run in runs.items()}
+    found = dict(zip(runs, finished(site, runs.values()), strict=True))
     assert {run["state"] for run in found.values()} == {"succeeded"}
     executed = Counter(mark.read_text().split())
     assert set(executed) == set(runs), "no run but the acknowledged ones, and each of them"

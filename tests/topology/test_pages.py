@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from browsing import Pages
 from topology.following import run_of
-from topology.site import Replica, Site
+from topology.site import ENDS, End, Site
 
 pytestmark = pytest.mark.browser
 
@@ -24,13 +24,8 @@ def pages(site: Site, tmp_path: Path) -> Iterator[Pages]:
     pages.driver.quit()
 
 
-ENDS = [pytest.param(Replica.kill, id="killed"), pytest.param(Replica.stop, id="stopped")]
-
-
 @pytest.mark.parametrize("end", ENDS)
-def test_the_page_of_a_run_goes_on_when_its_server_ends(
-    pages: Pages, site: Site, tmp_path: Path, end: Callable[[Replica], object]
-) -> None:
+def test_the_page_of_a_run_goes_on_when_its_server_ends(pages: Pages, site: Site, tmp_path: Path, end: End) -> None:
     stop = tmp_path / "stop"
     node, carrier = site.servers
     assert node.stop() == 0
