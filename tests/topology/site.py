@@ -6,6 +6,7 @@ a machine of its own, with the same port.
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -154,7 +155,8 @@ class Site:
         self._parts: list[Part] = []
         self.names = Names()
         self._port = free_port()
-        redis_port, pages, api = free_port(), free_port(), free_port()
+        redis_port, pages, api, figures = (free_port() for _ in range(4))
+        self._figures_url = f"http://127.0.0.1:{figures}"
         self.pages, self.url = f"http://127.0.0.1:{pages}", f"http://127.0.0.1:{api}"
         script = ROOT / "deploy" / "make_secrets.py"
         subprocess.run(
@@ -164,7 +166,7 @@ class Site:
         self.worker_token = (self._secrets / "worker" / "token").read_text().strip()
         self.redis = self._redis(redis_port)
         self.servers: list[Replica] = []
-        self.balancer = self._balancer(f"127.0.0.1:{pages}", f"127.0.0.1:{api}")
+        self.balancer = self._balancer(pages, api, figures)
 
     def _redis(self, port: int) -> Part:
         program, config, *options = self._services["redis"]["command"]
@@ -173,10 +175,11 @@ class Site:
         more = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory / "redis")]
         return self._part(Part, "redis", [*given, *more], {}, self.directory)
 
-    def _balancer(self, pages: str, api: str) -> Part:
+    def _balancer(self, pages: int, api: int, figures: int) -> Part:
         environment = {
-            "TASKMAN_PAGES": pages,
-            "TASKMAN_API": api,
+            "TASKMAN_PAGES": f"127.0.0.1:{pages}",
+            "TASKMAN_API": f"127.0.0.1:{api}",
+            "TASKMAN_FIGURES": f"127.0.0.1:{figures}",
             "TASKMAN_UPSTREAM": f"server:{self._port}",
             "TASKMAN_DNS": self.names.address,
         }
@@ -240,12 +243,21 @@ class Site:
         return httpx2.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=90, trust_env=False)
 
     def until_all_serve(self) -> None:
-        """Wait until the balancer has had an answer from each server that runs."""
-        wanted = {server.address for server in self.servers if server.process is not None}
+        """Wait until the balancer sends requests to each server that runs."""
         for server in self.servers:
             if server.process is not None:
                 eventually(lambda server=server: server.is_ready, f"{server.name} is ready", 40)
-        eventually(lambda: {self.ask_who_serves() for _ in range(4)} >= wanted, f"all of {wanted} serve")
+                eventually(lambda server=server: self._is_used(server), f"the balancer uses {server.name}")
+
+    def _is_used(self, server: Replica) -> bool:
+        return any(row["addr"] == server.address and row["status"].startswith("UP") for row in self._figures())
+
+    def _figures(self) -> list[dict[str, str]]:
+        """What the balancer says of each server that it knows."""
+        with suppress(httpx2.TransportError):
+            text = httpx2.get(f"{self._figures_url}/;csv", trust_env=False).text.removeprefix("# ")
+            return [row for row in csv.DictReader(text.splitlines()) if row["pxname"] == "ready"]
+        return []
 
     def ask_who_serves(self, within_s: float = 10) -> str:
         """The address of the server that has answered a request just now, or nothing."""
@@ -260,13 +272,10 @@ class Site:
 
     def server_named(self, name: str) -> Replica:
         """The server that the balancer calls so."""
-        return eventually(lambda: next((one for one in self.servers if one.address == self._address(name)), None))
+        return next(one for one in self.servers if one.address == self._address(name))
 
     def _address(self, name: str) -> str:
-        # Only the balancer's log knows which of the addresses it has given which name.
-        log = self.balancer.log.read_text()
-        found = re.findall(rf" \w+/{re.escape(name)} (127\S+) ", log) if name else []
-        return found[-1] if found else ""
+        return next((row["addr"] for row in self._figures() if row["svname"] == name), "")
 
     def close(self) -> None:
         """End whatever is left."""
