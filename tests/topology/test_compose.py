@@ -94,7 +94,7 @@ def test_every_volume_and_file_that_is_mounted_exists() -> None:
             assert source in volumes or (source.startswith("./") and (ROOT / source).is_file()), source
 
 
-@pytest.mark.parametrize("name", ["server"])
+@pytest.mark.parametrize("name", ["server", "worker"])
 def test_the_commands_are_ones_that_taskman_knows(name: str) -> None:
     command, *options = SERVICES[name]["command"]
     helped = subprocess.run([sys.executable, "-P", "-m", "taskman", command, "--help"], capture_output=True, text=True)
