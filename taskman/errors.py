@@ -16,6 +16,7 @@ TaskmanError
 ├── LeaseEnded               the lease of a run came to its end, and so did its processes
 ├── LinkLost                 the connection between a worker and a server is gone
 ├── ProtocolViolation        the other side of such a connection breaks its protocol
+├── Closing                  the server ends such a connection, and says why
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
 │   ├── RequestRefused       the server refused for a reason that has no exception of its own
@@ -33,6 +34,7 @@ from typing import Any
 
 __all__ = [
     "ClientError",
+    "Closing",
     "ConfigError",
     "Conflict",
     "Fatal",
@@ -180,6 +182,14 @@ class ProtocolViolation(TaskmanError):
     """The other side breaks the worker protocol. See docs/worker-protocol.md."""
 
     code = "malformed"
+
+
+class Closing(TaskmanError):
+    """The server ends the connection of a worker; `code` is for the worker, `status` for the WebSocket."""
+
+    def __init__(self, code: str, detail: str, status: int) -> None:
+        super().__init__(detail)
+        self.code, self.status = code, status
 
 
 class ClientError(TaskmanError):

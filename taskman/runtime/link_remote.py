@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
@@ -24,8 +23,6 @@ from ..errors import (
     Unauthenticated,
 )
 from ..model.admission import Node
-from ..model.instants import parse_instant
-from ..model.run import RunSpec
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from . import wire
@@ -33,6 +30,7 @@ from .exchange import Exchange
 from .frames import Frames
 from .lease import now
 from .link import Cancel, Claim
+from .messages import assignment_of, encoded_outcome, in_portions, log_messages, refusal_of
 from .replay import replay
 from .spool import Key, Spool
 
@@ -43,8 +41,6 @@ WELCOME_S = 15.0
 _SOON_S, _LATER_S, _LONG_OUTAGE_S = 3.0, 30.0, 60.0
 _REFUSED_S = 30.0
 _REFUSALS = (Unauthenticated, Forbidden, Conflict, RequestRefused)
-_LOG_BYTES = 192 * 1024
-_SETTLE_BYTES = 1024 * 1024
 _log = logging.getLogger("taskman.worker")
 
 Dial = Callable[[], AbstractAsyncContextManager[Frames]]
@@ -154,7 +150,7 @@ class RemoteLink:
             raise LinkLost(f"no welcome within {WELCOME_S:g} s")
         first, *more = wire.read_from_server(answer)
         if isinstance(first, wire.Error):
-            raise _refusal(first)
+            raise refusal_of(first)
         if not isinstance(first, wire.Welcome):
             raise ProtocolViolation("the server did not begin with 'welcome'")
         return first, more
@@ -211,7 +207,7 @@ class RemoteLink:
         for one in runs:
             self._held[one.run] = one.attempt
             self._dropped.discard((one.run, one.attempt))
-            self._arrived.append((began, _assignment(one)))
+            self._arrived.append((began, assignment_of(one)))
         if self._want is not None:
             self._want = max(0, self._want - len(runs))
         self._something_arrived.set()
@@ -245,7 +241,7 @@ class RemoteLink:
     async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
         """See Link. What no server takes is spooled."""
         states: list[str] = []
-        for part in _parts([(outcome, _encoded(outcome)) for outcome in outcomes]):
+        for part in in_portions([(outcome, encoded_outcome(outcome)) for outcome in outcomes]):
             states += await self._settle([((one.run_id, one.attempt), encoded) for one, encoded in part])
         return states
 
@@ -297,7 +293,7 @@ class RemoteLink:
 
     async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
         """See Link. What no server takes is spooled, and so is what comes behind it."""
-        key, messages = (run_id, attempt), list(_log_messages(run_id, attempt, chunks))
+        key, messages = (run_id, attempt), list(log_messages(run_id, attempt, chunks))
         while messages and key not in self._dropped:
             exchange = self._live
             if exchange is None or key in self._spool:
@@ -340,81 +336,3 @@ class RemoteLink:
             if exchange.lost is not None:
                 return
             await self._spooled.wait()
-
-
-def _refusal(error: wire.Error) -> Exception:
-    if error.code == "taken":
-        return Conflict(error.detail)
-    if error.code == "malformed":
-        return RequestRefused(400, error.code, error.detail)
-    return LinkLost(f"the server said: {error.detail}")
-
-
-def _assignment(one: wire.AssignedRun) -> Assignment:
-    spec = RunSpec(
-        type=one.type,
-        params=one.params,
-        task=one.task,
-        timeout_s=one.timeout,
-        idle_timeout_s=one.idle_timeout,
-        grace_s=one.grace,
-        lost_grace_s=one.lost_grace,
-        env=one.env,
-        fire_time_ms=None if one.fire_time is None else parse_instant(one.fire_time),
-    )
-    return Assignment(one.run, one.attempt, spec)
-
-
-def _encoded(outcome: Outcome) -> bytes:
-    """The `done` or `release` for an outcome; what MessagePack has no form for goes as JSON would have it."""
-    if outcome.outcome == "released":
-        return wire.encode(wire.Release(outcome.run_id, outcome.attempt))
-    try:
-        return wire.encode(_done(outcome, outcome.result))
-    except (TypeError, ValueError, OverflowError):
-        pass
-    try:
-        return wire.encode(_done(outcome, json.loads(json.dumps(outcome.result))))
-    except (TypeError, ValueError, OverflowError) as error:
-        message = f"the result cannot be sent to the server: {error}"
-        return wire.encode(wire.Done(outcome.run_id, outcome.attempt, "fatal", "error", None, message))
-
-
-def _done(outcome: Outcome, result: Any) -> wire.Done:
-    return wire.Done(
-        outcome.run_id,
-        outcome.attempt,
-        outcome.outcome,  # type: ignore[arg-type]  # the receiver knows them all, and checks
-        outcome.reason,
-        result,
-        outcome.error,
-        outcome.retry_after_s,
-    )
-
-
-def _parts(encoded: Sequence[tuple[Outcome, bytes]]) -> Iterator[list[tuple[Outcome, bytes]]]:
-    """Outcomes to be settled together: no more of them than may wait in memory."""
-    part: list[tuple[Outcome, bytes]] = []
-    size = 0
-    for one in encoded:
-        if part and size + len(one[1]) > _SETTLE_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += len(one[1])
-    if part:
-        yield part
-
-
-def _log_messages(run_id: str, attempt: int, chunks: Sequence[Chunk]) -> Iterator[tuple[bytes, int]]:
-    """`log` messages that fit into a frame each, with the number of their last chunk."""
-    part: list[wire.Chunk] = []
-    size = 0
-    for chunk in chunks:
-        if part and size + len(chunk.data) > _LOG_BYTES:
-            yield wire.encode(wire.Log(run_id, attempt, part)), part[-1][0]
-            part, size = [], 0
-        part.append((chunk.seq, chunk.at_ms, chunk.stream, chunk.data))  # type: ignore[arg-type]  # a stream it is
-        size += len(chunk.data) + 32
-    if part:
-        yield wire.encode(wire.Log(run_id, attempt, part)), part[-1][0]

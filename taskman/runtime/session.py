@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from ..errors import ProtocolViolation, StoreError, StoreUnavailable, TaskmanError
+from ..errors import Closing, ProtocolViolation, StoreError, StoreUnavailable, TaskmanError
 from ..model.events import WorkerEvent
 from ..model.run import DEFAULT_GRACE_S
 from ..store.runs import Assignment, Outcome
@@ -25,7 +25,7 @@ from .link import Cancel, Claim
 from .link_local import LEASE_MS, LocalLink
 from .translation import assigned, no_json, node_of, number_lines, outcome_of, parts_of, progress_of, within_limit
 
-__all__ = ["Closing", "Session", "replaced"]
+__all__ = ["Session", "replaced"]
 
 HEARTBEAT_S = 5.0
 # A worker of which nothing comes for so long is gone, or cannot be reached: its leases run out meanwhile.
@@ -35,14 +35,6 @@ _BOUND_S = 5.0
 # Part of a worker's slots at a time: it executes those while the next are being claimed.
 _CLAIM_AT_ONCE = 50
 _log = logging.getLogger("taskman.session")
-
-
-class Closing(TaskmanError):
-    """The server ends this connection."""
-
-    def __init__(self, code: str, detail: str, status: int) -> None:
-        super().__init__(detail)
-        self.code, self.status = code, status
 
 
 def replaced() -> Closing:

@@ -6,12 +6,12 @@ import logging
 
 import trio
 
-from ..errors import Conflict, LinkLost, ProtocolViolation, StoreError, TaskmanError
+from ..errors import Closing, Conflict, LinkLost, ProtocolViolation, StoreError, TaskmanError
 from ..store.store import Store
 from . import wire
 from .dispatcher import Dispatcher
 from .frames import Frames, Peer
-from .session import GREETING_S, Closing, Session, replaced
+from .session import GREETING_S, Session, replaced
 
 __all__ = ["Sessions"]
 

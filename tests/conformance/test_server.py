@@ -149,6 +149,21 @@ async def test_a_task_may_ask_when_to_be_tried_again(connect: Connect, hello: Me
     assert target.run(run_id)["state"] == "scheduled"
 
 
+async def test_progress_is_shown_and_a_strangers_is_not(connect: Connect, hello: Message, target: Target) -> None:
+    run_id = target.submit()
+    async with connect(hello, {"m": "want", "n": 1}) as worker, connect({**hello, "id": hello["id"] + "-2"}) as other:
+        run = await assigned(worker)
+        await worker.say({"m": "progress", **one(run), "done": 3, "total": 4, "message": "nearly"})
+        await worker.say({"m": "beat", "held": [one(run)], "load": 1})
+        await worker.hear("beat")
+        await other.say({"m": "progress", **one(run), "done": 4, "total": 4})
+        assert (await other.hear("drop"))["run"] == run_id
+        shown = target.run(run_id)["progress"]
+        assert (shown["done"], shown["total"], shown["message"]) == (3, 4, "nearly")
+        await worker.say({"m": "progress", **one(run), "done": -1})
+        assert "progress" in (await worker.hear("error"))["detail"]
+
+
 async def test_a_released_run_goes_to_somebody_else(connect: Connect, hello: Message, target: Target) -> None:
     run_id = target.submit()
     async with connect(hello, {"m": "want", "n": 1}) as worker:
