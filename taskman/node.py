@@ -24,6 +24,7 @@ from .runtime.link_remote import RemoteLink
 from .runtime.scratch import Scratch
 from .runtime.spool import Spool
 from .runtime.worker import Worker
+from .tasktypes import describe
 
 __all__ = ["Options", "main"]
 
@@ -88,7 +89,8 @@ async def _run(parts: _Parts, slots: int) -> None:
     options, node = parts.options, parts.node
     server = Server(options.url, options.token, f"taskman-worker/{__version__}")
     versions = {name: one.version for name, one in parts.registry.task_types.items()}
-    link = RemoteLink(server.dial, node, versions, parts.spool, name=options.name)
+    described = [describe(one) for one in parts.registry.task_types.values()]
+    link = RemoteLink(server.dial, node, versions, parts.spool, name=options.name, descriptions=described)
     async with trio.open_nursery() as base:
         base.start_soon(parts.scratch.sweep, parts.scratch.leftovers())
         await base.start(partial(link.run, version=__version__))

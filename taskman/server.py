@@ -140,8 +140,12 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
         services.start_soon(watch, parts.store)
         services.start_soon(compact_logs, parts.store)
         services.start_soon(retain, parts.store, _keep(parts.config))
+        web_services = _services(parts)
+        await web_services.types.announce()
         async with trio.open_nursery() as web:
-            await web.start(partial(serve, _application(parts), parts.sockets, parts.drain, grace_s=WEB_GRACE_S))
+            await web.start(
+                partial(serve, _application(parts, web_services), parts.sockets, parts.drain, grace_s=WEB_GRACE_S)
+            )
             url = bound_urls(parts.sockets)[0]
             credentials.announce_url(parts.directory, url)
             settle_garbage_collector()
@@ -188,9 +192,9 @@ async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
     return worker
 
 
-def _application(parts: _Parts) -> Guard:
+def _services(parts: _Parts) -> Services:
     config = parts.config
-    services = Services(
+    return Services(
         store=parts.store,
         registry=parts.registry,
         drain=parts.drain,
@@ -199,7 +203,10 @@ def _application(parts: _Parts) -> Guard:
         secret_key=credentials.secret_key(config, parts.directory),
         queue_limit=config.queue_limit or 0,
     )
-    rules = allowed_hosts(parse_bind(config.bind), config.allowed_hosts)
+
+
+def _application(parts: _Parts, services: Services) -> Guard:
+    rules = allowed_hosts(parse_bind(parts.config.bind), parts.config.allowed_hosts)
     app = Express(cast(App, create_app(services)), services)
     return Guard(WorkerSocket(app, services, partial(_serve_worker, parts)), hosts=rules, drain=parts.drain)
 

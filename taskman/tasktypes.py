@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import trio
 from pydantic import BaseModel
 
+from .model.description import TypeDescription
 from .model.results import is_reason
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TaskFailed",
     "TaskType",
     "WorkerContext",
+    "describe",
     "params_schema",
 ]
 
@@ -192,6 +194,13 @@ class TaskType(ABC):
 
 
 @lru_cache(maxsize=500)
+@cache
+def describe(task_type: TaskType) -> TypeDescription:
+    """What others are told of an installed type."""
+    schema = params_schema(task_type.Params)
+    return TypeDescription(task_type.name, task_type.version, task_type.description, schema)
+
+
 def params_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a params model. Raises what pydantic raises where there is none."""
     with warnings.catch_warnings():

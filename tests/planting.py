@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from importlib import invalidate_caches
 from pathlib import Path
 from textwrap import dedent
 
+EXAMPLE = Path(__file__).parents[1] / "plugins" / "example-taskman-hello"
 HEAD = """
 from pydantic import BaseModel
 from taskman import TaskContext, TaskType, hookimpl
@@ -38,6 +41,15 @@ def plant(directory: Path, name: str, source: str, *, entry: str | None = None, 
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (info / "entry_points.txt").write_text(f"[taskman]\n{entry or f'{name} = {module}'}\n")
     invalidate_caches()
+
+
+def pip_install_example(directory: Path) -> Path:
+    """Install the example plugin below `directory`, by pip and without a network; where it is importable from."""
+    source, place = shutil.copytree(EXAMPLE, directory / "source"), directory / "site"
+    options = ["--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(place), str(source)]
+    subprocess.run(command, check=True, timeout=100, capture_output=True)
+    return place
 
 
 @contextmanager

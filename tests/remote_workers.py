@@ -15,13 +15,15 @@ from harness import descendants, eventually
 class WorkerProcess:
     """`taskman worker` with a data directory of its own that outlives it."""
 
-    def __init__(self, directory: Path, url: str, token: str, *options: str) -> None:
+    def __init__(self, directory: Path, url: str, token: str, *options: str, **environment: str) -> None:
         self.directory, self.url, self.token, self._options = directory, url, token, options
+        self._environment = environment
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> WorkerProcess:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKMAN_")}
         environment = {**clean, "TASKMAN_DATA_DIR": str(self.directory), "TASKMAN_TOKEN": self.token}
+        environment |= self._environment
         command = [sys.executable, "-P", "-m", "taskman", "worker", "--server", self.url, *self._options]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment, start_new_session=True)

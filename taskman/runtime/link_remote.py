@@ -23,6 +23,7 @@ from ..errors import (
     Unauthenticated,
 )
 from ..model.admission import Node
+from ..model.description import TypeDescription
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from . import wire
@@ -30,7 +31,7 @@ from .exchange import Exchange
 from .frames import Frames
 from .lease import now
 from .link import Cancel, Claim
-from .messages import assignment_of, encoded_outcome, in_portions, log_messages, refusal_of
+from .messages import assignment_of, described, encoded_outcome, in_portions, log_messages, refusal_of
 from .replay import replay
 from .spool import Key, Spool
 
@@ -49,10 +50,20 @@ Dial = Callable[[], AbstractAsyncContextManager[Frames]]
 class RemoteLink:
     """Serves what `node` says, over connections that `dial` opens. `run` must be running."""
 
-    def __init__(self, dial: Dial, node: Node, versions: Mapping[str, str], spool: Spool, *, name: str = "") -> None:
-        """`name` is what people call the worker; its id by default."""
+    def __init__(
+        self,
+        dial: Dial,
+        node: Node,
+        versions: Mapping[str, str],
+        spool: Spool,
+        *,
+        name: str = "",
+        descriptions: Sequence[TypeDescription] = (),
+    ) -> None:
+        """`name` is what people call the worker; its id by default. `descriptions` are those of its task types."""
         self.worker = node.id
         self._dial, self._node, self._versions, self._spool = dial, node, dict(versions), spool
+        self._descriptions = described(descriptions)
         self._name, self._boot = name or node.id, f"{random.getrandbits(64):016x}"
         self._held: dict[str, int] = {}
         self._load = 0
@@ -140,6 +151,7 @@ class RemoteLink:
             labels=dict(self._node.labels),
             held=self._everything_held(),
             boot=self._boot,
+            descriptions=self._descriptions,
         )
         answer = b""
         with trio.move_on_after(WELCOME_S):

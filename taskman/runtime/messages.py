@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from ..errors import Conflict, LinkLost, RequestRefused
+from ..model.description import TypeDescription
 from ..model.instants import parse_instant
 from ..model.run import RunSpec
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from . import wire
 
-__all__ = ["assignment_of", "encoded_outcome", "in_portions", "log_messages", "refusal_of"]
+__all__ = ["assignment_of", "described", "encoded_outcome", "in_portions", "log_messages", "refusal_of"]
 
 _LOG_BYTES = 192 * 1024
 _SETTLE_BYTES = 1024 * 1024
+_DESCRIBE_BYTES = 128 * 1024
 
 
 def refusal_of(error: wire.Error) -> Exception:
@@ -26,6 +30,18 @@ def refusal_of(error: wire.Error) -> Exception:
     if error.code == "malformed":
         return RequestRefused(400, error.code, error.detail)
     return LinkLost(f"the server said: {error.detail}")
+
+
+def described(types: Iterable[TypeDescription]) -> dict[str, wire.Description]:
+    """What `hello` says of task types; without those whose schema finds no room in its frame."""
+    found, room = {}, _DESCRIBE_BYTES
+    for one in types:
+        description = wire.Description(one.description[:2000], dict(one.schema))
+        size = len(to_json(one.schema))
+        if size <= room:
+            found[one.name] = description
+            room -= size
+    return found
 
 
 def assignment_of(one: wire.AssignedRun) -> Assignment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import trio
 
 from ..errors import Closing, ProtocolViolation, StoreError, StoreUnavailable, TaskmanError
+from ..model.description import TypeDescription
 from ..model.events import WorkerEvent
 from ..model.run import DEFAULT_GRACE_S
 from ..store.runs import Assignment, Outcome
@@ -51,6 +53,8 @@ class Session:
         self._store, self._hello, self._peer, self._frames = store, hello, peer, frames
         self._node = node_of(hello)
         self._about = About(hello.name or hello.id, hello.version, peer.address, hello.boot or None)
+        self._described = [TypeDescription(name, hello.types[name], one.description, one.schema)
+                           for name, one in hello.descriptions.items() if name in hello.types]  # fmt: skip
         self._link = LocalLink(
             store, self._node, hello.types, dispatcher=dispatcher, about=self._about, tell=self._notice
         )
@@ -109,6 +113,8 @@ class Session:
             self._node, self._hello.types, self._about, owner=self._peer.owner, session=self.id
         )
         await enter(self)
+        with suppress(StoreError):  # a full Redis keeps no descriptions, and its workers work on
+            await self._store.types.describe(self._described)
         is_same = bool(self._hello.boot) and before is not None and before.boot == self._hello.boot
         replies = await self._link.take_over(held, is_same_process=is_same)
         keep, drop = self._sort(self._hello.held, replies)

@@ -23,6 +23,7 @@ __all__ = [
     "Beat",
     "Bye",
     "Cancel",
+    "Description",
     "Done",
     "Drain",
     "Drop",
@@ -81,6 +82,13 @@ class Held(msgspec.Struct, frozen=True):
     attempt: Number
 
 
+class Description(msgspec.Struct, frozen=True):
+    """A task type for those that do not have it: what it does, and the JSON Schema of its params."""
+
+    description: Annotated[str, msgspec.Meta(max_length=2000)]
+    schema: dict[str, Any]
+
+
 # From the worker.
 
 
@@ -96,6 +104,9 @@ class Hello(Message, tag="hello"):
     labels: Annotated[dict[Label, Label], msgspec.Meta(max_length=_MOST)] = msgspec.field(default_factory=dict)
     held: list[Held] = msgspec.field(default_factory=list)
     boot: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    descriptions: Annotated[dict[Name, Description], msgspec.Meta(max_length=_MOST)] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class Want(Message, tag="want"):

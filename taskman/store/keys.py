@@ -32,6 +32,7 @@ PATTERNS: dict[str, str] = {
     "paused": "set: names of paused queues",
     "workers": "hash: what each worker says of itself, and when it said so",
     "owners": "hash: whose token each worker has connected with",
+    "types": "hash: a task type that somebody has, to when it was described (epoch ms) and its description (JSON)",
     "draining": "set: workers that are to take nothing new",
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
@@ -97,6 +98,10 @@ class Keys:
     @property
     def token_uses(self) -> str:
         return self.prefix + "token-uses"
+
+    @property
+    def types(self) -> str:
+        return self.prefix + "types"
 
     @property
     def draining(self) -> str:

@@ -20,6 +20,7 @@ from .runs import Runs
 from .sessions import Sessions
 from .tasks import Tasks
 from .tokens import Tokens
+from .types import TaskTypes
 from .workers import Workers
 
 __all__ = ["Store"]
@@ -37,7 +38,7 @@ class Store:
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
         self.logs, self.sessions = Logs(self.connection, keys, log_limit), Sessions(self.connection, keys)
         self.tokens, self.notices = Tokens(self.connection, keys), Notices(self.connection, keys)
-        self.retention = Retention(self.connection, keys)
+        self.retention, self.types = Retention(self.connection, keys), TaskTypes(self.connection, keys)
         self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)
         self.fitness = Fitness("", "volatile")

@@ -55,7 +55,7 @@ async def order_of(services: Services, body: object, *, by: str, trigger: str) -
     if wanted.type is None:
         raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
     check_sizes(wanted.params, wanted.env)
-    services.registry.read_params(wanted.type, wanted.params)
+    await services.types.check(wanted.type, wanted.params)
     unique = wanted.unique.word(wanted.type, wanted.params) if wanted.unique else None
     spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options)
     conflict = wanted.unique.on_conflict if wanted.unique else "reject"
@@ -70,7 +70,7 @@ async def _order_of_task(services: Services, wanted: RunRequest, by: str, trigge
     if wanted.type not in (None, task.definition.type):
         raise InvalidInput(f"task '{task.name}' has the type '{task.definition.type}'", "/type")
     given = {name: value for name, value in wanted.run_options.items() if _option(name) in wanted.model_fields_set}
-    order = _order(services, task, wanted.params, given, by, trigger)
+    order = await _order(services, task, wanted.params, given, by, trigger)
     return replace(order, due_ms=await _due_ms(services, wanted.at, wanted.delay))
 
 
@@ -84,7 +84,7 @@ async def run_task(
     """Run a saved task now, with what `body` changes; see create_run. Raises NotFound as well."""
     wanted = validate(TaskRunRequest, body)
     task = await get_task(services, name)
-    order = _order(services, task, wanted.params, _changes(wanted, task), by, trigger)
+    order = await _order(services, task, wanted.params, _changes(wanted, task), by, trigger)
     due_ms = await _due_ms(services, wanted.at, wanted.delay)
     return await _submit(services, replace(order, idempotency=idempotency, due_ms=due_ms))
 
@@ -99,12 +99,12 @@ def _changes(wanted: TaskRunRequest, task: Task) -> dict[str, Any]:
     return changes
 
 
-def _order(
+async def _order(
     services: Services, task: Task, params: Mapping[str, Any], options: Mapping[str, Any], by: str, trigger: str
 ) -> Order:
     spec = task.spec(trigger=trigger, params=params, options=options)
     check_sizes(spec.params, spec.env)
-    services.registry.read_params(spec.type, spec.params)
+    await services.types.check(spec.type, spec.params)
     unique = task.definition.unique
     conflict = unique.on_conflict if unique else "reject"
     return Order(spec, by, overlap=task.overlap_for(trigger), on_conflict=conflict)
@@ -118,7 +118,7 @@ async def repeat_run(services: Services, run_id: str, params: Mapping[str, Any] 
     old = await services.store.runs.get(run_id)
     chosen = old.spec.params if params is None else dict(params)
     check_sizes(chosen, old.spec.env)
-    services.registry.read_params(old.spec.type, chosen)
+    await services.types.check(old.spec.type, chosen)
     spec = replace(old.spec, params=chosen, trigger="retry", parent=run_id, fire_time_ms=None)
     return (await _submit(services, Order(spec, by)))[0]
 
@@ -152,9 +152,9 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
     """Create or replace a task. Raises InvalidInput with every fault, Conflict, StoreUnavailable."""
     definition = validate(TaskDefinition, body)
     check_sizes(definition.params, definition.env)
-    services.registry.read_params(definition.type, definition.params)
+    await services.types.check(definition.type, definition.params)
     for number, schedule in enumerate(definition.schedules):
-        _check_schedule_params(services, definition, number, schedule)
+        await _check_schedule_params(services, definition, number, schedule)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]
     faults = [
@@ -168,12 +168,14 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
     return await services.store.tasks.save(settled, now_ms, revision=0 if must_be_new else revision)
 
 
-def _check_schedule_params(services: Services, definition: TaskDefinition, number: int, schedule: Schedule) -> None:
+async def _check_schedule_params(
+    services: Services, definition: TaskDefinition, number: int, schedule: Schedule
+) -> None:
     if schedule.params:
         merged = {**definition.params, **schedule.params}
         try:
             check_sizes(merged, definition.env)
-            services.registry.read_params(definition.type, merged)
+            await services.types.check(definition.type, merged)
         except InvalidInput as error:
             raise error.under(f"/schedules/{number}") from None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -210,13 +211,13 @@ class Form:
                 faults.append(Fault("".join(f"/{part}" for part in one.path), str(error)))
         return body, faults
 
-    def body(self, model: type[BaseModel], params: type[BaseModel]) -> dict[str, Any]:
+    def body(self, model: type[BaseModel], check_params: Callable[[object], object]) -> dict[str, Any]:
         """The body for the API. Raises InvalidInput with all faults at once: of reading, of `model`, of its params."""
         body, unreadable = self.read()
         faults: list[Fault] = []
-        for kind, part, prefix in ((model, body, ""), (params, body.get("params", {}), "/params")):
+        for check, part in ((partial(validate, model), body), (check_params, body.get("params", {}))):
             try:
-                validate(kind, part, prefix)
+                check(part)
             except InvalidInput as error:
                 faults += [self.located(fault) for fault in error.faults]
         known = {fault.pointer for fault in unreadable}

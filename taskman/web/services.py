@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from quart import current_app
@@ -10,6 +10,7 @@ from quart import current_app
 from ..plugins import PluginRegistry
 from ..store.store import Store
 from .access import Access
+from .catalogue import Catalogue
 from .drain import Drain
 
 __all__ = ["Services", "services"]
@@ -17,7 +18,7 @@ __all__ = ["Services", "services"]
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`access` knows who is asking; `secret_key` signs forms; `queue_limit` 0 is none."""
+    """`types` are all there are; `access` knows who is asking; `secret_key` signs forms; `queue_limit` 0 is none."""
 
     store: Store
     registry: PluginRegistry
@@ -26,6 +27,10 @@ class Services:
     access: Access
     secret_key: bytes
     queue_limit: int = 0
+    types: Catalogue = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "types", Catalogue(self.store, self.registry))
 
 
 def services() -> Services:

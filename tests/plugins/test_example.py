@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from harness import Server, eventually
+from planting import HEAD, pip_install_example, plant
 
 from taskman.errors import Conflict, InvalidInput
 from taskman.scaffold import make_plugin
@@ -68,12 +68,7 @@ def test_what_is_there_is_not_written_over(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, installed by pip into a directory of its own, without a network."""
-    place = tmp_path_factory.mktemp("site")
-    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("source") / "hello")
-    options = ["--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(place), str(source)]
-    subprocess.run(command, check=True, timeout=100, capture_output=True)
-    return place
+    return pip_install_example(tmp_path_factory.mktemp("example"))
 
 
 @pytest.fixture
@@ -196,7 +191,6 @@ def test_the_scratch_directory_of_a_killed_worker_is_swept_at_the_next_start(
 
 
 def test_a_signed_out_websocket_is_refused(make_server: Callable[..., Server], tmp_path: Path) -> None:
-    from planting import HEAD, plant
 
     plant(
         tmp_path / "site",

@@ -25,9 +25,11 @@ def make_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
     """Start remote workers; whatever still runs at the end of the test is killed."""
     made: list[WorkerProcess] = []
 
-    def make(server: Server, *options: str, url: str | None = None, token: str | None = None) -> WorkerProcess:
+    def make(
+        server: Server, *options: str, url: str | None = None, token: str | None = None, **environment: str
+    ) -> WorkerProcess:
         directory = tmp_path / f"worker-{len(made)}"
-        made.append(WorkerProcess(directory, url or server.url, token or server.token, *options))
+        made.append(WorkerProcess(directory, url or server.url, token or server.token, *options, **environment))
         return made[-1].start()
 
     yield make

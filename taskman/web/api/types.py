@@ -10,7 +10,6 @@ from quart.typing import ResponseReturnValue
 
 from ...errors import StoreUnavailable
 from ...store.workers import WorkerEntry
-from ...tasktypes import params_schema
 from ..services import services
 
 __all__ = ["blueprint"]
@@ -20,7 +19,7 @@ blueprint = Blueprint("types_api", __name__)
 
 @blueprint.get("/task-types")
 async def task_types() -> ResponseReturnValue:
-    """Every task type that this server knows, with the JSON Schema of its params and the workers that have it."""
+    """Every task type of this server and of the workers, with the JSON Schema of its params and who has it."""
     live: list[WorkerEntry] | None = None
     with suppress(StoreUnavailable):  # the types are known without Redis, who has them is not
         live = await services().store.workers.live()
@@ -29,10 +28,10 @@ async def task_types() -> ResponseReturnValue:
             "name": one.name,
             "version": one.version,
             "description": one.description,
-            "schema": params_schema(one.Params),
+            "schema": one.schema,
             "workers": live if live is None else _having(one.name, live),
         }
-        for _, one in sorted(services().registry.task_types.items())
+        for one in await services().types.all()
     ]
     return {"items": items, "next_cursor": None}
 

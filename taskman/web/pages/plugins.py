@@ -5,7 +5,6 @@ from __future__ import annotations
 from quart import Blueprint, render_template
 from quart.typing import ResponseReturnValue
 
-from ...tasktypes import params_schema
 from ..auth import require_page
 from ..schemas import fields_of
 from ..services import services
@@ -19,14 +18,13 @@ blueprint.before_request(require_page)
 @blueprint.get("/plugins")
 async def index() -> ResponseReturnValue:
     """Every plugin found, the refused ones with their error."""
-    registry = services().registry
     workers = await services().store.workers.live()
     types = [
         {
             "type": one,
-            "fields": fields_of(params_schema(one.Params), ""),
-            "workers": [(entry.node.id, entry.versions[name]) for entry in workers if name in entry.versions],
+            "fields": fields_of(one.schema, ""),
+            "workers": [(entry.node.id, entry.versions[one.name]) for entry in workers if one.name in entry.versions],
         }
-        for name, one in sorted(registry.task_types.items())
+        for one in await services().types.all()
     ]
-    return await render_template("plugins/index.html", plugins=registry.plugins, types=types)
+    return await render_template("plugins/index.html", plugins=services().registry.plugins, types=types)

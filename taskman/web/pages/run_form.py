@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import Fault, InvalidInput
 from ...model.run import DEFAULT_GRACE_S, Run
-from ...plugins import PluginRegistry
-from ...tasktypes import TaskType, params_schema
+from ..catalogue import KnownType
 from ..forms import Field, Form
 from ..schemas import fields_of
 
 __all__ = ["RunForm", "again", "first_type", "option_fields"]
 
 
-def first_type(registry: PluginRegistry) -> str:
+def first_type(types: Sequence[KnownType]) -> str:
     """The type that a form begins with. Raises InvalidInput when there is none."""
-    names = sorted(registry.task_types)
+    names = [one.name for one in types]
     if not names:
-        raise InvalidInput("no task type is installed: install a plugin, then restart the server")
+        raise InvalidInput("there is no task type: install a plugin on this server or a worker, and start it again")
     return "shell" if "shell" in names else names[0]
 
 
@@ -41,10 +41,10 @@ def option_fields() -> list[Field]:
 class RunForm(Form):
     """A new run of one type; `timezone` is that of the wall-clock time in `at`."""
 
-    def __init__(self, task_type: TaskType, timezone: str) -> None:
+    def __init__(self, task_type: KnownType, timezone: str) -> None:
         starts = (("now", "Now"), ("delay", "After a delay"), ("at", "At a time"))
         super().__init__(
-            params=fields_of(params_schema(task_type.Params), "params."),
+            params=fields_of(task_type.schema, "params."),
             when=[
                 Field("start", "Start", "choice", choices=starts, value="now"),
                 Field("delay", "Delay", "duration", example="10m", help="such as 90s, 10m, 2h, 1d"),

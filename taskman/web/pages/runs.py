@@ -85,18 +85,18 @@ async def new() -> ResponseReturnValue:
     """The form of a new run; `?type=` chooses the type, `?from=` a run to begin with."""
     source = request.args.get("from")
     body = again(await services().store.runs.get(source)) if source else {}
-    form = _form(request.args.get("type") or body.get("type"))
+    form = await _form(request.args.get("type") or body.get("type"))
     form.show(body)
     return await _show_form(form)
 
 
-def _form(type_name: str | None) -> RunForm:
-    registry = services().registry
-    return RunForm(registry.task_type(type_name or first_type(registry)), services().timezone)
+async def _form(type_name: str | None) -> RunForm:
+    types = services().types
+    return RunForm(await types.get(type_name or first_type(await types.all())), services().timezone)
 
 
 async def _show_form(form: RunForm) -> str:
-    types = sorted(services().registry.task_types)
+    types = [one.name for one in await services().types.all()]
     return await render_template("runs/new.html", form=form, types=types, type=form.task_type)
 
 
@@ -104,7 +104,7 @@ async def _show_form(form: RunForm) -> str:
 async def create() -> ResponseReturnValue:
     """Create the run and show it; or the form again, with its faults."""
     typed = await request.form
-    form = _form(typed.get("type"))
+    form = await _form(typed.get("type"))
     form.take(typed)
     try:
         run, _ = await actions.create_run(services(), _body(form), by=identity().by, trigger="ui")
@@ -115,7 +115,7 @@ async def create() -> ResponseReturnValue:
 
 
 def _body(form: RunForm) -> dict[str, Any]:
-    return form.body(RunRequest, form.task_type.Params)
+    return form.body(RunRequest, form.task_type.check)
 
 
 @blueprint.get("/<run_id>")

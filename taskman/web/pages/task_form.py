@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import Fault
 from ...model.instants import parse_duration, zone
 from ...model.preview import Surroundings
-from ...tasktypes import TaskType, params_schema
+from ..catalogue import KnownType
 from ..forms import Field, Form
 from ..schemas import fields_of
 from .looks import Look, look
@@ -148,13 +148,13 @@ def _gate_fields() -> list[Field]:
 class TaskForm(Form):
     """A task of one type with `count` places for schedules."""
 
-    def __init__(self, task_type: TaskType, timezone: str, count: int = 1) -> None:
+    def __init__(self, task_type: KnownType, timezone: str, count: int = 1) -> None:
         super().__init__(
             about=[
                 Field("name", "Name", required=True, example="nightly-backup", help="letters, digits, . _ -"),
                 Field("description", "Description", help="what it is for, for whoever is woken by it"),
             ],
-            params=fields_of(params_schema(task_type.Params), "params."),
+            params=fields_of(task_type.schema, "params."),
             options=[*option_fields(), *_gate_fields()],
             enabled=[Field("enabled", "Schedules are on", "flag", help="off: it runs only when asked", value="on")],
         )

@@ -50,13 +50,13 @@ async def task_rows(services: Services, tasks: list[Task]) -> list[dict[str, Any
 @blueprint.get("/new")
 async def new() -> ResponseReturnValue:
     """The form of a new task; `?type=` chooses the type."""
-    registry = services().registry
-    wanted = registry.task_type(request.args.get("type") or first_type(registry))
+    types = services().types
+    wanted = await types.get(request.args.get("type") or first_type(await types.all()))
     return await _show_form(TaskForm(wanted, services().timezone))
 
 
 async def _show_form(form: TaskForm, task: Task | None = None) -> str:
-    types = sorted(services().registry.task_types)
+    types = [one.name for one in await services().types.all()]
     values = {"form": form, "types": types, "type": form.task_type, "task": task, "now": now_ms()}
     return await render_template("tasks/edit.html" if task else "tasks/new.html", **values)
 
@@ -66,7 +66,7 @@ async def _form_sent(type_name: str) -> tuple[TaskForm, bool]:
     typed = await request.form
     count = sum(name.startswith("schedules.") and name.endswith(".timezone") for name in typed)
     more = "more" in typed
-    form = TaskForm(services().registry.task_type(type_name), services().timezone, count + more)
+    form = TaskForm(await services().types.get(type_name), services().timezone, count + more)
     fresh = {one.name: one.value for one in form.slots[-1].fields.values()} if more else {}
     form.take({**typed.to_dict(), **fresh})
     if more:
@@ -93,7 +93,7 @@ async def create() -> ResponseReturnValue:
 
 
 async def _save(form: TaskForm, *, must_be_new: bool, revision: int | None = None, edited: Task | None = None) -> Task:
-    body = form.body(TaskDefinition, form.task_type.Params)
+    body = form.body(TaskDefinition, form.task_type.check)
     if edited is not None:
         body = form.over(edited.definition.to_json(), body)
     try:
@@ -157,12 +157,12 @@ async def run_now(name: str) -> ResponseReturnValue:
 async def edit(name: str) -> ResponseReturnValue:
     """The form of a task that exists."""
     task = await actions.get_task(services(), name)
-    form = _form_of(task)
+    form = await _form_of(task)
     return await _show_form(form, task)
 
 
-def _form_of(task: Task) -> TaskForm:
-    task_type = services().registry.task_type(task.definition.type)
+async def _form_of(task: Task) -> TaskForm:
+    task_type = await services().types.get(task.definition.type)
     form = TaskForm(task_type, services().timezone, len(task.definition.schedules))
     form.show(task.to_json())
     return form
