@@ -29,7 +29,10 @@ FAULTS: dict[str, Callable[[ChaosProxy], None]] = {
     "one way up": lambda proxy: proxy.freeze("down"),
     "one way down": lambda proxy: proxy.freeze("up"),
 }
-OUTAGES = [3.0, 15.0, *([60.0] if os.environ.get("TASKMAN_TEST_SOAK_MINUTES") else [])]
+LONG = "TASKMAN_TEST_OUTAGES" in os.environ  # all of them, for minutes: `tox -e outages`
+OUTAGES = [(fault, outage_s) for outage_s in (3.0, 15.0, 60.0) for fault in FAULTS]
+SHORT = [one for one in OUTAGES if one[1] == 3.0 or one == ("frozen", 15.0)]
+ENDS = [signal.SIGTERM, signal.SIGKILL]
 
 
 @pytest.fixture
@@ -62,8 +65,7 @@ def stretched(client: httpx2.Client, outage_s: float) -> Iterator[None]:
         whole(client, run_id, number)
 
 
-@pytest.mark.parametrize("outage_s", OUTAGES)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("fault", "outage_s"), OUTAGES if LONG else SHORT)
 def test_an_outage_restarts_nothing_and_loses_no_line(
     front: Server, make_worker: Make, proxy: ChaosProxy, fault: str, outage_s: float
 ) -> None:
@@ -114,8 +116,7 @@ def test_a_slow_link_slows_the_output_and_keeps_the_lease(front: Server, make_wo
         assert time.monotonic() - started > 4
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("redis", ["its own", "somebody else's"])
+@pytest.mark.parametrize(("how", "redis"), [(ENDS[0], "somebody else's"), (ENDS[1], "its own")])
 def test_a_server_restart_restarts_no_attempt(
     make_server: Callable[..., Server],
     make_worker: Make,
@@ -140,6 +141,30 @@ def test_a_server_restart_restarts_no_attempt(
         whole(client, ends_meanwhile, 60)
         whole(client, goes_on, 300)
         eventually(lambda: worker.spooled() == [], "the spool is empty")
+
+
+@pytest.mark.parametrize("how", ENDS if LONG else ENDS[1:])
+def test_a_server_restart_under_a_hundred_attempts_restarts_none(
+    make_server: Callable[..., Server], make_worker: Make, how: signal.Signals
+) -> None:
+    server = make_server("data", "--workers", "0", "--port", str(free_port()))
+    workers = [make_worker(server, "--slots", "50").connected() for _ in range(2)]
+    slowly = "i=0; while [ $i -lt {0} ]; do echo line $i; i=$((i+1)); sleep 1; done"
+    lines = [5 + number % 20 for number in range(100)]  # some end while no server is there
+    with server.client() as client:
+        runs = [submit(client, slowly.format(number), lost_grace="2m") for number in lines]
+        eventually(lambda: all(state_of(client, run_id) != "queued" for run_id in runs), "all run", 30)
+    if how == signal.SIGTERM:
+        assert server.stop() == 0
+    else:
+        server.kill_tree()
+    time.sleep(5)
+    server.start()
+    for worker in workers:
+        worker.connected(times=2)
+    with server.client() as client:
+        for run_id, number in zip(runs, lines, strict=True):
+            whole(client, run_id, number)
 
 
 def test_results_outlive_the_worker_that_could_not_deliver_them(
