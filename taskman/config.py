@@ -109,6 +109,8 @@ def _labels(value: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in _names(value)]
     if not all(name and equals and label for name, equals, label in pairs):
         raise ValueError("must read name=value, with commas between several")
+    if taken := {"worker", "place"} & {name for name, _, _ in pairs}:
+        raise ValueError(f"'{min(taken)}' cannot be a label: it has a meaning of its own, choose another name")
     return {name: label for name, _, label in pairs}
 
 

@@ -29,6 +29,7 @@ from .runtime.frames import Frames, Peer
 from .runtime.identity import worker_identity
 from .runtime.link_local import LocalLink
 from .runtime.notifier import Notifier
+from .runtime.placement import Placement
 from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
 from .runtime.scratch import Scratch
@@ -136,6 +137,7 @@ async def _run_services(parts: _Parts, *, open_browser: bool, greet: bool) -> No
         notifier = Notifier(parts.store, parts.registry)
         await services.start(notifier.run)
         await services.start(Scheduler(parts.store).run)
+        await services.start(Placement(parts.store).run)
         await services.start(parts.access.run)
         services.start_soon(watch, parts.store)
         services.start_soon(compact_logs, parts.store)

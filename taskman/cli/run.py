@@ -66,6 +66,7 @@ class _Order:
     at: str | None
     queue: str | None
     priority: int | None
+    place: str | None
     timeout: str | None
     retries: int | None
     idempotency_key: str | None
@@ -97,6 +98,7 @@ class _Order:
             "at": instant(self.at) if self.at else None,
             "queue": self.queue,
             "priority": self.priority,
+            "place": self.place,
             "timeout": self.timeout,
             "retry": None if self.retries is None else {"max_attempts": self.retries + 1},
         }
@@ -139,6 +141,9 @@ class _Order:
 @click.option("--at", metavar="TIME", help="Start then: '2026-12-01 09:00' (local), or RFC 3339.")
 @click.option("--queue", metavar="Q", help="The queue to wait in.")
 @click.option("--priority", type=int, metavar="N", help="Higher goes first.")
+@click.option(
+    "--place", type=click.Choice(["any", "all"]), help="all: once on each worker that could run it, not on one of them."
+)
 @click.option("--timeout", metavar="5m", help="The longest that an attempt may take.")
 @click.option("--retries", type=click.IntRange(0, 999), metavar="N", help="Try again so often when it fails.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key and request give the same run, not a second one.")
@@ -188,6 +193,8 @@ def say_how_it_ended(run: Run) -> int:
     colour = "green" if run.has_succeeded else "red"
     took = f" after {duration(run.raw['started_at'], run.raw['finished_at'])}" if run.started_at else ""
     notice(f"run {run.id} {styled(run.state, err=True, fg=colour)}{_cause(run)}{took}")
+    if run.raw.get("place") == "all":
+        notice(styled(f"  each worker: taskman runs list --parent {run.id}", err=True, dim=True))
     if run.has_succeeded:
         return Exit.OK
     notice(styled(f"  look closer: taskman runs show {run.id}", err=True, dim=True))

@@ -47,6 +47,7 @@ runs.add_command(logs)
 @click.option("--task", metavar="NAME", help="Only runs of this task.")
 @click.option("--type", metavar="TYPE", help="Only runs of this task type.")
 @click.option("--queue", metavar="Q", help="Only runs of this queue.")
+@click.option("--parent", metavar="ID", help="Only what this run with --place all became, one on each worker.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="So many at most."
 )

@@ -6,14 +6,29 @@ drives both with the same histories and compares them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .instants import format_instant
-from .run import Run, RunSpec
+from .run import Place, Run, RunSpec
 from .states import State
 
-__all__ = ["Facts", "Hindrance", "Node", "full_permit", "hindrances", "serves", "serves_signature"]
+__all__ = [
+    "Facts",
+    "Hindrance",
+    "Node",
+    "full_permit",
+    "hindrances",
+    "is_placed",
+    "serves",
+    "serves_signature",
+    "signature_for",
+    "worker_named",
+]
+
+
+_NAMED = re.compile(r"[|,]worker=([^,]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +68,49 @@ def serves(worker: Node, spec: RunSpec) -> bool:
     return (
         spec.type in worker.types
         and (worker.queues is None or spec.queue in worker.queues)
-        and all(worker.labels.get(name) == value for name, value in spec.requires.items())
+        and all(_label(worker, name) == value for name, value in spec.requires.items())
     )
 
 
+def _label(worker: Node, name: str) -> str | None:
+    """Whatever a worker says of itself, it is the one worker of its id."""
+    return worker.id if name == "worker" else worker.labels.get(name)
+
+
 def serves_signature(worker: Node, signature: str) -> bool:
-    """The same for any run of a signature; see RunSpec.signature."""
+    """The same for any run of a signature; see RunSpec.signature. Nobody claims a run that is to be placed on all."""
+    spec = _any_of(signature)
+    return spec.place == "any" and serves(worker, spec)
+
+
+def is_placed(signature: str) -> bool:
+    """Whether its runs become children on each worker."""
+    return "place=" in signature and _any_of(signature).place == "all"
+
+
+def signature_for(worker: Node, signature: str) -> str | None:
+    """Under which signature that worker would claim: this one, or that of its children; None when it does not serve it.
+
+    What pins a child to a worker is in no list of signatures, which would grow with each worker that ever was.
+    """
+    spec = _any_of(signature)
+    if not serves(worker, spec):
+        return None
+    return signature if spec.place == "any" else spec.pinned("", worker.id).signature
+
+
+def worker_named(signature: str) -> str | None:
+    """The worker that alone may claim runs of that signature; None when any like it may."""
+    found = _NAMED.search(signature) if "worker=" in signature else None
+    return found[1] if found else None
+
+
+def _any_of(signature: str) -> RunSpec:
+    """As much of a run of that signature as it says."""
     type_name, queue, labels = signature.split("|")
     requires = dict(label.split("=") for label in labels.split(",") if label)
-    return serves(worker, RunSpec(type=type_name, params={}, queue=queue, requires=requires))
+    place: Place = "all" if requires.pop("place", None) else "any"
+    return RunSpec(type=type_name, params={}, queue=queue, requires=requires, place=place)
 
 
 def full_permit(spec: RunSpec, holders: Mapping[str, int]) -> str | None:
@@ -105,7 +154,7 @@ def _of_workers(run: Run, facts: Facts) -> list[Hindrance]:
     able = [worker for worker in able if not worker.draining]
     if not able:
         return [Hindrance("no_worker", "each worker that serves this is draining: `taskman workers resume ID`")]
-    if all(worker.running >= worker.slots for worker in able):
+    if run.spec.place == "any" and all(worker.running >= worker.slots for worker in able):
         detail = f"all {sum(worker.slots for worker in able)} slots that could take it are busy"
         return [Hindrance("no_slot", f"{detail}; {facts.ahead} runs are ahead of it")]
     return []
@@ -117,6 +166,9 @@ def _missing(spec: RunSpec, workers: Sequence[Node]) -> str:
     if not any(worker.queues is None or spec.queue in worker.queues for worker in workers):
         return f"nobody serves the queue '{spec.queue}'"
     for name, value in spec.requires.items():
-        if not any(worker.labels.get(name) == value for worker in workers):
-            return f"nobody has the label {name}={value}"
+        if any(_label(worker, name) == value for worker in workers):
+            continue
+        if name == "worker":
+            return f"it may only run on the worker '{value}', which is not connected"
+        return f"nobody has the label {name}={value}"
     return "each worker lacks some of its type, queue and labels"

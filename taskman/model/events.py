@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["DueEvent", "Event", "QueueEvent", "RunEvent", "TaskEvent", "TokenEvent", "WorkerEvent", "parse_event"]
+__all__ = [
+    "DueEvent",
+    "Event",
+    "PlaceEvent",
+    "QueueEvent",
+    "RunEvent",
+    "TaskEvent",
+    "TokenEvent",
+    "WorkerEvent",
+    "parse_event",
+]
 
 
 class RunEvent(NamedTuple):
@@ -36,6 +46,13 @@ class DueEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceEvent:
+    """A run of this signature is ready to be placed on all workers."""
+
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
 class QueueEvent:
     """A queue was paused or resumed."""
 
@@ -60,7 +77,7 @@ class WorkerEvent:
     session: str | None = None
 
 
-Event = RunEvent | TaskEvent | DueEvent | QueueEvent | TokenEvent | WorkerEvent
+Event = RunEvent | TaskEvent | DueEvent | PlaceEvent | QueueEvent | TokenEvent | WorkerEvent
 
 
 def parse_event(line: str) -> Event | None:
@@ -78,6 +95,8 @@ def parse_event(line: str) -> Event | None:
     if kind == "worker" and len(rest) == 3:
         worker, change, session = rest
         return WorkerEvent(worker, change, _some(session))
+    if kind == "place" and len(rest) == 1:
+        return PlaceEvent(*rest)
     if kind == "due" and len(rest) == 1:
         return DueEvent(int(rest[0]))
     return None

@@ -11,7 +11,7 @@ import os
 import re
 import time
 
-__all__ = ["RUN_ID", "id_at", "is_run_id", "new_run_id", "scheduled_run_id", "shard_of"]
+__all__ = ["RUN_ID", "child_run_id", "id_at", "is_run_id", "new_run_id", "scheduled_run_id", "shard_of"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIR = 1023
@@ -49,6 +49,12 @@ def scheduled_run_id(shard: int, task: str, schedule: str, fire_time_ms: int) ->
     return _join(shard, fire_time_ms, int.from_bytes(digest))
 
 
+def child_run_id(parent: str, worker: str) -> str:
+    """The one id of what a placed run becomes on a worker; the next millisecond's, so it sorts behind its parent."""
+    digest = hashlib.blake2b(f"{parent}\0{worker}".encode(), digest_size=8).digest()
+    return _join(shard_of(parent), _instant_of(parent) + 1, int.from_bytes(digest))
+
+
 def id_at(shard: int, at_ms: int) -> str:
     """The smallest id of that millisecond: a bound for ranges by time."""
     return _join(shard, at_ms, 0)
@@ -63,6 +69,14 @@ def _instant(number: int) -> str:
     of = _PAIRS
     high = of[number >> 40] + of[number >> 30 & _PAIR] + of[number >> 20 & _PAIR]
     return high + of[number >> 10 & _PAIR] + of[number & _PAIR]
+
+
+def _instant_of(run_id: str) -> int:
+    first = run_id.index("-") + 1
+    number = 0
+    for digit in run_id[first : first + 10]:
+        number = number << 5 | _ALPHABET.index(digit)
+    return number
 
 
 def _randomness(number: int) -> str:

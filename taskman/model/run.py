@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from pydantic_core import from_json, to_json
@@ -16,10 +16,15 @@ from .progress import Progress
 from .retry import NO_RETRY, RetryPolicy
 from .states import FINAL, AttemptState, State
 
-__all__ = ["Attempt", "HistoryEntry", "Run", "RunSpec", "check_sizes"]
+__all__ = ["PLACEMENT", "Attempt", "HistoryEntry", "Place", "Run", "RunSpec", "check_sizes"]
 
 PARAMS_LIMIT = 1024 * 1024
+PLACED_PARAMS_LIMIT = 64 * 1024
 ENV_LIMIT = 64 * 1024
+
+# The actor that turns a run with `place: all` into its children, as their history names it.
+PLACEMENT = "placement"
+Place = Literal["any", "all"]
 
 DEFAULT_GRACE_S = 10.0
 DEFAULT_MAX_LOST = 3
@@ -51,11 +56,16 @@ class RunSpec:
     trigger: str = "api"
     parent: str | None = None
     fire_time_ms: int | None = None
+    place: Place = "any"
 
     @property
     def signature(self) -> str:
-        """What a worker must serve to run this: type, queue and required labels, without blanks."""
-        labels = ",".join(f"{key}={value}" for key, value in sorted(self.requires.items()))
+        """What a worker must serve to run this: type, queue and required labels, without blanks.
+
+        With `place: all`, a label that no worker has: such a run is not claimed, but becomes a child on each worker.
+        """
+        requires = self.requires if self.place == "any" else {**self.requires, "place": self.place}
+        labels = ",".join(f"{key}={value}" for key, value in sorted(requires.items()))
         return f"{self.type}|{self.queue}|{labels}"
 
     @property
@@ -74,8 +84,29 @@ class RunSpec:
             "pm": ",".join(f"{name}={room}" for name, room in self.permits.items()) or None,
             "lv": self.group,
             "uq": self.unique,
+            "pl": self.place if self.place != "any" else None,
+            "pa": self.parent if self.is_child else None,
         }
         return "".join(f" {name}={value}" for name, value in words.items() if value is not None)
+
+    @property
+    def is_child(self) -> bool:
+        """Whether its outcome is part of its parent's."""
+        return self.trigger == "place"
+
+    def pinned(self, parent: str, worker: str) -> RunSpec:
+        """What the run of that id becomes on a worker. What is about the whole of it stays with the parent."""
+        return replace(
+            self,
+            place="any",
+            requires={**self.requires, "worker": worker},
+            parent=parent,
+            trigger="place",
+            permits={},
+            group=None,
+            unique=None,
+            deadline_s=None,
+        )
 
     def to_document(self) -> bytes:
         """Compact JSON; fields at their default are left out."""
@@ -89,10 +120,11 @@ class RunSpec:
         return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
 
 
-def check_sizes(params: Mapping[str, Any], env: Mapping[str, str]) -> None:
-    """Refuse what is too big to be kept with every run. Raises InvalidInput with a fault for each."""
+def check_sizes(params: Mapping[str, Any], env: Mapping[str, str], place: Place = "any") -> None:
+    """Refuse what is too big to be kept with every run, or with each child. Raises InvalidInput with all faults."""
+    most = PARAMS_LIMIT if place == "any" else PLACED_PARAMS_LIMIT
     env_size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in env.items())
-    sizes = {"/params": (len(to_json(params, inf_nan_mode="constants")), PARAMS_LIMIT), "/env": (env_size, ENV_LIMIT)}
+    sizes = {"/params": (len(to_json(params, inf_nan_mode="constants")), most), "/env": (env_size, ENV_LIMIT)}
     faults = [
         Fault(pointer, f"has {size:,} bytes, at most {most:,} are taken: store it elsewhere and pass where it is")
         for pointer, (size, most) in sizes.items()
@@ -137,10 +169,10 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a run by one worker."""
+    """One try of a run by one worker; by all of them (None) when it was placed on all."""
 
     number: int
-    worker: str
+    worker: str | None
     state: AttemptState
     reason: str | None
     started_ms: int
@@ -212,7 +244,7 @@ class Run:
         is_last = opened.attempt == self.attempt
         return Attempt(
             number=opened.attempt,
-            worker=opened.by.removeprefix("worker:"),
+            worker=opened.by.removeprefix("worker:") if opened.by != PLACEMENT else None,
             state=AttemptState.RUNNING if closed is None else _attempt_state(closed),
             reason=closed.reason if closed else None,
             started_ms=opened.at_ms,
@@ -233,6 +265,7 @@ class Run:
             "queue": spec.queue,
             "priority": spec.priority,
             "requires": spec.requires,
+            "place": spec.place,
             "attempt": self.attempt,
             "max_attempts": spec.retry.get("max_attempts", 1),
             "worker": self.worker,

@@ -37,6 +37,7 @@ class AttemptState(StrEnum):
 
 
 REASONS: dict[str, str] = {
+    "children": "Not every worker that it was placed on succeeded.",
     "deadline": "The run as a whole, with its retries, took longer than its deadline.",
     "due": "Its time has come.",
     "error": "The task raised an error.",
@@ -68,6 +69,7 @@ EVENTS: dict[str, tuple[frozenset[State | None], State]] = {
     "block": (frozenset({State.QUEUED}), State.BLOCKED),
     "unblock": (frozenset({State.BLOCKED}), State.QUEUED),
     "claim": (frozenset({State.QUEUED}), State.RUNNING),
+    "place": (frozenset({State.QUEUED}), State.RUNNING),
     "adopt": (_WAITING, State.RUNNING),
     "succeed": (_HELD, State.SUCCEEDED),
     "fail": (_HELD, State.FAILED),
@@ -76,6 +78,7 @@ EVENTS: dict[str, tuple[frozenset[State | None], State]] = {
     "lose": (frozenset({State.RUNNING}), State.QUEUED),
     "give_up": (frozenset({State.RUNNING}), State.FAILED),
     "expire": (_WAITING, State.FAILED),
+    "abandon": (_WAITING, State.FAILED),
     "request_cancel": (frozenset({State.RUNNING}), State.CANCELLING),
     "cancel": (_WAITING | {State.CANCELLING}, State.CANCELLED),
 }

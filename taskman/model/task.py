@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from .instants import format_instant
 from .names import Name, check_name
 from .retry import NO_RETRY, RetryPolicy
-from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, RunSpec
+from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, Place, RunSpec
 from .sameness import Unique, compact, render
 from .schedule import Schedule
 from .validation import Duration, Instant
@@ -38,6 +38,8 @@ def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value):
             raise ValueError(f"'{name}={value}' cannot be a label: use letters, digits, '.', '_', '-' and '/'")
+    if "place" in labels:
+        raise ValueError("'place' cannot be a label: it is an option of its own, give place: all beside requires")
     return labels
 
 
@@ -70,7 +72,10 @@ class RunOptions(BaseModel):
 
     queue: Name = Field("default", description="the name that routes the run to workers")
     priority: int = Field(0, ge=-100, le=100, description="higher runs first; a level is worth five minutes of waiting")
-    requires: Labels = Field(default_factory=dict, description="labels that a worker must have")
+    requires: Labels = Field(
+        default_factory=dict, description="labels that a worker must have; worker=ID stands for one worker alone"
+    )
+    place: Place = Field("any", description="any: on one worker; all: once on each worker that could run it then")
     timeout: Duration | None = Field(None, description="how long one attempt may take")
     idle_timeout: Duration | None = Field(None, description="how long an attempt may be silent")
     start_deadline: Duration | None = Field(None, description="how long it may wait for its first attempt")
@@ -94,6 +99,7 @@ class RunOptions(BaseModel):
             "queue": self.queue,
             "priority": self.priority,
             "requires": self.requires,
+            "place": self.place,
             "timeout_s": self.timeout,
             "idle_timeout_s": self.idle_timeout,
             "start_deadline_s": self.start_deadline,
@@ -142,6 +148,7 @@ class TaskRunRequest(BaseModel):
     delay: Duration | None = None
     queue: Name | None = None
     priority: int | None = Field(None, ge=-100, le=100)
+    place: Place | None = None
     timeout: Duration | None = None
     retry: RetryPolicy | None = None
     env: Environment = Field(default_factory=dict, description="merged over the task's")

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 import trio
 
 from ..errors import StoreError
-from ..model.admission import Node, serves_signature
+from ..model.admission import Node, serves_signature, worker_named
 from ..model.events import Event, QueueEvent, RunEvent, WorkerEvent
 from ..model.states import State
 from ..store.events import Batch
 from ..store.store import Store
+from .pins import Pins
 
 __all__ = ["Dispatcher", "Seat"]
 
@@ -58,8 +59,9 @@ class _Crew:
 class Seat:
     """Where one worker waits. `tell` hears of its cancelled runs, of its drain, and None when some may be missed."""
 
-    def __init__(self, dispatcher: Dispatcher, worker: str, crew: _Crew, tell: Tell) -> None:
-        self.worker, self.tell, self.limit = worker, tell, 0
+    def __init__(self, dispatcher: Dispatcher, node: Node, crew: _Crew, tell: Tell) -> None:
+        self.worker, self.tell, self.limit = node.id, tell, 0
+        self.node = node
         self._dispatcher, self._crew = dispatcher, crew
         self._owed: str | None = None
         self._called: str | None = None
@@ -67,8 +69,13 @@ class Seat:
 
     @property
     def signatures(self) -> dict[str, None]:
-        """What there has been that this worker serves."""
-        return self._crew.signatures
+        """What there has been that this worker serves, with its crew or alone."""
+        pinned = self._dispatcher.pins.of(self.node)
+        return {**self._crew.signatures, **pinned} if pinned else self._crew.signatures
+
+    @property
+    def is_waiting(self) -> bool:
+        return self in self._crew.waiting
 
     @contextmanager
     def waiting(self, limit: int) -> Iterator[None]:
@@ -129,6 +136,7 @@ class Dispatcher:
         self._crews: dict[_Likeness, _Crew] = {}
         self._seats: dict[str, set[Seat]] = {}
         self._known: dict[str, None] = {}
+        self.pins = Pins()
         self._serving: dict[str, list[_Crew]] = {}
         self._draining: set[str] = set()
         self.memory = Memory(store)
@@ -149,7 +157,7 @@ class Dispatcher:
     def seat(self, node: Node, tell: Tell) -> Iterator[Seat]:
         """A seat for a worker, for as long as it is connected."""
         crew = self._join(node)
-        seat = Seat(self, node.id, crew, tell)
+        seat = Seat(self, node, crew, tell)
         seats = self._seats.setdefault(node.id, set())
         seats.add(seat)
         try:
@@ -166,6 +174,9 @@ class Dispatcher:
 
     def call(self, signature: str, room: int) -> None:
         """Call seats for so many runs of a signature."""
+        if not self.pins.learn([signature]):
+            self._call_alone(worker_named(signature) or "", signature)
+            return
         for crew in self._crews_for(signature):
             room = crew.call(signature, room)
 
@@ -222,6 +233,11 @@ class Dispatcher:
         for seat in self._seats.get(event.id, ()):
             seat.wake()
 
+    def _call_alone(self, worker: str, signature: str) -> None:
+        for seat in list(self._seats.get(worker, ())):
+            if seat.is_waiting:
+                seat.call(signature)
+
     def _tell(self, worker: str, event: RunEvent | WorkerEvent | None) -> None:
         for seat in list(self._seats.get(worker, ())):
             seat.tell(event)
@@ -233,10 +249,11 @@ class Dispatcher:
         except StoreError:
             return  # the reconnection brings another gap
         before, self._draining = self._draining, draining
-        self._known.update(dict.fromkeys(signatures))
+        shared = self.pins.learn(signatures)
+        self._known.update(dict.fromkeys(shared))
         self._serving.clear()
         for crew in self._crews.values():
-            crew.learn(signatures)
+            crew.learn(shared)
         for worker in list(self._seats):
             self._tell(worker, None)
         for worker in before ^ draining:
@@ -244,8 +261,12 @@ class Dispatcher:
         self._call_every_crew()
 
     def _call_every_crew(self) -> None:
+        """One seat of each, and everybody who may have something that nobody else can claim."""
         for crew in self._crews.values():
             crew.call(_ANYTHING, 1)
+        for seat in [seat for seats in self._seats.values() for seat in seats] if self.pins else ():
+            if seat.is_waiting and self.pins.of(seat.node):
+                seat.call(_ANYTHING)
 
     async def _recheck(self) -> None:
         while True:

@@ -103,13 +103,14 @@ class Sweeper:
         return forgotten
 
     async def _forget_surplus(self) -> int:
-        forgotten = 0
-        while (surplus := await self._found.count() - self._keep.runs) > 0:
-            ids = await self._found.oldest(min(surplus, BATCH))
+        """Children of a placed run that is under way are final, and stay: they are passed over."""
+        place, forgotten, idle = "", 0, 0
+        while idle < _IDLE_BATCHES and await self._found.count() > self._keep.runs:
+            ids = await self._found.oldest(place, BATCH)
+            if not ids:
+                break
             count = await self._found.forget_surplus(ids, self._keep.runs)
-            forgotten += count
-            if count == 0:
-                break  # another server is at it
+            place, forgotten, idle = ids[-1], forgotten + count, idle + (count == 0)
         return forgotten
 
     async def _forget_surplus_of_tasks(self) -> int:

@@ -11,10 +11,12 @@ __all__ = ["PATTERNS", "Keys"]
 
 PATTERNS: dict[str, str] = {
     "run:<id>": "hash: spec, state, sig, opt, priority, due, attempt, worker, history, task, result, error, failures,"
-    " lost, suspect, ending, result:<attempt>, progress, log, cut:<attempt>",
+    " lost, suspect, ending, result:<attempt>, progress, log, cut:<attempt>, left",
     "run:<id>:log": "stream: chunks of the log, ids attempt-seq; also the channel that tells of new ones",
     "run:<id>:progress": "no key: the channel that tells of new progress",
     "run:<id>:blocks": "stream: the log once compacted, compressed; ids are those of the last chunk of each block",
+    "run:<id>:children": "zset, scores 0: ids of the runs that a placed run has become, one for each worker",
+    "placed": "set: placed runs that have become their children, and have not ended with the last of them",
     "unpacked": "set: final runs whose logs are to be compacted",
     "state:<state>": "zset, scores 0: ids of the runs in that state, in the order of their ids, so of time",
     "ready:<signature>": "zset: queued runs by enqueue time less priority",
@@ -115,6 +117,10 @@ class Keys:
         return f"{self.prefix}ready:{signature}"
 
     @property
+    def placed(self) -> str:
+        return self.prefix + "placed"
+
+    @property
     def unpacked(self) -> str:
         return self.prefix + "unpacked"
 
@@ -139,6 +145,9 @@ class Keys:
 
     def notice(self, run_id: str) -> str:
         return f"{self.prefix}notice:{run_id}"
+
+    def children(self, run_id: str) -> str:
+        return f"{self.prefix}run:{run_id}:children"
 
     def state(self, state: str) -> str:
         return f"{self.prefix}state:{state}"

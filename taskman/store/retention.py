@@ -31,9 +31,9 @@ class Retention:
         bound = f"({id_at(self._keys.shard, before_ms)}"
         return await self._range(self._keys.state(state), after_id, bound, limit)
 
-    async def oldest(self, limit: int) -> list[str]:
-        """The final runs that were created first."""
-        ids = [await self._range(self._keys.state(state), "", "+", limit) for state in sorted(FINAL)]
+    async def oldest(self, after_id: str, limit: int) -> list[str]:
+        """The final runs that were created first, those after `after_id` ('' for all)."""
+        ids = [await self._range(self._keys.state(state), after_id, "+", limit) for state in sorted(FINAL)]
         return list(islice(merge(*ids), limit))
 
     async def oldest_of(self, task: str, after_id: str, limit: int) -> list[str]:

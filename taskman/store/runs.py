@@ -303,15 +303,21 @@ class Runs:
         task: str | None = None,
         type: str | None = None,
         queue: str | None = None,
+        parent: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page:
-        """Runs, newest first, that match every filter given. `cursor` is the last id of the page before."""
+        """Runs, newest first, that match every filter given. `cursor` is the last id of the page before.
+
+        `parent`: the children of that placed run. The runs of a task are those that were asked for, not their children.
+        """
         wanted = tuple(states) or tuple(State)
-        indexes = [self._keys.task_runs(task)] if task else [self._keys.state(state) for state in wanted]
+        indexes = [self._keys.state(state) for state in wanted]
+        if task or parent:
+            indexes = [self._keys.children(parent) if parent else self._keys.task_runs(task or "")]
         runs: list[Run] = []
         while len(runs) <= limit:
-            ids = await self._newest(indexes, cursor, _SCAN if task or type or queue else limit + 1)
+            ids = await self._newest(indexes, cursor, _SCAN if task or type or queue or parent else limit + 1)
             if not ids:
                 break
             cursor = ids[-1]

@@ -12,6 +12,7 @@ from .events import EventHub
 from .keys import Keys
 from .logs import DEFAULT_LIMIT, Logs
 from .notices import Notices
+from .placements import Placements
 from .pubsub import PubSub
 from .queues import Queues
 from .reasons import explain
@@ -38,6 +39,7 @@ class Store:
         self.runs, self.tasks = Runs(self.connection, keys), Tasks(self.connection, keys)
         self.logs, self.sessions = Logs(self.connection, keys, log_limit), Sessions(self.connection, keys)
         self.tokens, self.notices = Tokens(self.connection, keys), Notices(self.connection, keys)
+        self.placements = Placements(self.connection, keys)
         self.retention, self.types = Retention(self.connection, keys), TaskTypes(self.connection, keys)
         self.queues, self.workers = Queues(self.connection, keys), Workers(self.connection, keys)
         self.events = EventHub(self.connection, self.pubsub, keys)

@@ -54,7 +54,7 @@ async def order_of(services: Services, body: object, *, by: str, trigger: str) -
         return await _order_of_task(services, wanted, by, trigger)
     if wanted.type is None:
         raise InvalidInput([Fault("/type", "'type' is required, or 'task' to run a saved task")])
-    check_sizes(wanted.params, wanted.env)
+    check_sizes(wanted.params, wanted.env, wanted.place)
     await services.types.check(wanted.type, wanted.params)
     unique = wanted.unique.word(wanted.type, wanted.params) if wanted.unique else None
     spec = RunSpec(type=wanted.type, params=wanted.params, trigger=trigger, unique=unique, **wanted.run_options)
@@ -90,7 +90,7 @@ async def run_task(
 
 
 def _changes(wanted: TaskRunRequest, task: Task) -> dict[str, Any]:
-    given = {"queue": wanted.queue, "priority": wanted.priority, "timeout_s": wanted.timeout}
+    given = {"queue": wanted.queue, "priority": wanted.priority, "place": wanted.place, "timeout_s": wanted.timeout}
     changes: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
     if wanted.retry is not None:
         changes["retry"] = wanted.retry.model_dump(exclude_defaults=True)
@@ -103,7 +103,7 @@ async def _order(
     services: Services, task: Task, params: Mapping[str, Any], options: Mapping[str, Any], by: str, trigger: str
 ) -> Order:
     spec = task.spec(trigger=trigger, params=params, options=options)
-    check_sizes(spec.params, spec.env)
+    check_sizes(spec.params, spec.env, spec.place)
     await services.types.check(spec.type, spec.params)
     unique = task.definition.unique
     conflict = unique.on_conflict if unique else "reject"
@@ -117,7 +117,7 @@ async def repeat_run(services: Services, run_id: str, params: Mapping[str, Any] 
     """
     old = await services.store.runs.get(run_id)
     chosen = old.spec.params if params is None else dict(params)
-    check_sizes(chosen, old.spec.env)
+    check_sizes(chosen, old.spec.env, old.spec.place)
     await services.types.check(old.spec.type, chosen)
     spec = replace(old.spec, params=chosen, trigger="retry", parent=run_id, fire_time_ms=None)
     return (await _submit(services, Order(spec, by)))[0]
@@ -151,7 +151,7 @@ async def _submit(services: Services, order: Order) -> tuple[Run, bool]:
 async def save_task(services: Services, body: object, *, must_be_new: bool, revision: int | None = None) -> Task:
     """Create or replace a task. Raises InvalidInput with every fault, Conflict, StoreUnavailable."""
     definition = validate(TaskDefinition, body)
-    check_sizes(definition.params, definition.env)
+    check_sizes(definition.params, definition.env, definition.place)
     await services.types.check(definition.type, definition.params)
     for number, schedule in enumerate(definition.schedules):
         await _check_schedule_params(services, definition, number, schedule)

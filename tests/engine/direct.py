@@ -114,7 +114,7 @@ def run_now(call: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("the call waits for something")
 
 
-_SETS = ("permit:", "live:", "signatures", "paused", "unpacked")
+_SETS = ("permit:", "live:", "signatures", "paused", "unpacked", "placed")
 _HASHES = ("run:", "task:", "unfinished")
 _READ: dict[str, Any] = {
     "HGETALL": lambda reply: dict(zip(reply[::2], reply[1::2], strict=True)),
@@ -134,6 +134,6 @@ def _reading(key: str) -> tuple[str, ...]:
         return "SMEMBERS", key
     if name.startswith(("unique:", "idem:")):
         return "GET", key
-    if name.startswith(_HASHES) and not name.endswith((":runs", ":ledger")):
+    if name.startswith(_HASHES) and not name.endswith((":runs", ":ledger", ":children")):
         return "HGETALL", key
     return "ZRANGE", key, "0", "-1", "WITHSCORES"

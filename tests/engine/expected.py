@@ -22,9 +22,14 @@ def expected(tasks: TaskOracle) -> Snapshot:
     found: Snapshot = defaultdict(dict)
     for run in oracle.runs.values():
         found[f"run:{run.id}"] = _hash(run)
+        if run.is_placed and run.holds:
+            left = sum(not child.is_final for child in oracle.children(run))
+            found[f"run:{run.id}"]["left"] = str(left)
         found[f"state:{run.state}"][run.id] = 0
-        if run.spec.task:
-            found[f"task:{run.spec.task}:runs"][run.id] = 0
+        if run.task:
+            found[f"task:{run.task}:runs"][run.id] = 0
+        for child in run.children:
+            found[f"run:{run.id}:children"][child] = 0
         for key, score in _places(run):
             found[key][run.id] = score
         for kind, limit in (("start", run.start_by), ("whole", run.end_by)):
@@ -32,7 +37,7 @@ def expected(tasks: TaskOracle) -> Snapshot:
                 found["deadlines"][f"{kind} {run.id}"] = limit
     for name, task in tasks.tasks.items():
         _add_task(found, name, task)
-    unfinished = Counter(run.spec.task for run in oracle.runs.values() if run.spec.task and not run.is_final)
+    unfinished = Counter(run.task for run in oracle.runs.values() if run.task and not run.is_final)
     if unfinished:
         found["unfinished"] = {name: str(count) for name, count in unfinished.items()}
     return {**found, **_sets(oracle), **_strings(oracle), **_logs(oracle)}
@@ -49,7 +54,7 @@ def _hash(run: OracleRun) -> dict[str, str]:
         "worker": run.worker,
         "failures": run.failures,
         "lost": run.lost,
-        "task": run.spec.task or None,
+        "task": run.task or None,
         "opt": run.options or None,
         "priority": run.spec.priority or None,
         "suspect": 1 if run.suspect else None,
@@ -71,7 +76,7 @@ def _places(run: OracleRun) -> list[tuple[str, int]]:
         return [("delayed", run.due)]
     if run.state is State.BLOCKED:
         return [(f"waiting:{run.waits_for} {run.spec.permits[run.waits_for]} {run.sig}", run.score)]
-    return [("leases", run.lease_end)] if run.holds else []
+    return [("leases", run.lease_end)] if run.holds and not run.is_placed else []
 
 
 def _add_task(found: Snapshot, name: str, task: OracleTask) -> None:
@@ -90,6 +95,8 @@ def _sets(oracle: Oracle) -> Snapshot:
     found: dict[str, set[str]] = defaultdict(set)
     found["signatures"], found["paused"], found["unpacked"] = oracle.signatures, oracle.paused, oracle.unpacked
     for run in oracle.runs.values():
+        if run.holds and run.is_placed:
+            found["placed"].add(run.id)
         if run.holds:
             for permit in run.spec.permits:
                 found[f"permit:{permit}"].add(run.id)

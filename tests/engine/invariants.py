@@ -38,10 +38,11 @@ def check_invariants(snapshot: Snapshot, before: Snapshot) -> None:
     _check_turns(runs, permits)
     _check_uniqueness(runs, snapshot)
     _check_groups(runs, snapshot)
+    _check_families(runs, snapshot)
 
 
 def _is_run(key: str) -> bool:
-    return key.startswith("run:") and not key.endswith(":log")
+    return key.startswith("run:") and not key.endswith((":log", ":children"))
 
 
 def _run(run_id: str, fields: dict[str, str]) -> Run:
@@ -71,7 +72,7 @@ def _places(snapshot: Snapshot) -> defaultdict[str, list[str]]:
     places: defaultdict[str, list[str]] = defaultdict(list)
     for key, members in snapshot.items():
         is_line = key.startswith("waiting:") and " " in key
-        if is_line or key.startswith(("state:", "ready:")) or key in ("delayed", "leases"):
+        if is_line or key.startswith(("state:", "ready:")) or key in ("delayed", "leases", "placed"):
             for run_id in members:
                 places[run_id].append(key)
     return places
@@ -79,7 +80,7 @@ def _places(snapshot: Snapshot) -> defaultdict[str, list[str]]:
 
 def _check_place(run: Run, places: list[str]) -> None:
     allowed = [f"state:{run.state}"]
-    place = PLACES.get(run.state)
+    place = "placed" if run.spec.place == "all" and run.state in HELD else PLACES.get(run.state)
     found = sorted(key.partition(":")[0] for key in places if key not in allowed)
     assert places.count(allowed[0]) == 1, f"{run.id} is {run.state}, but in {places}"
     assert found == ([place] if place else []), f"{run.id} is {run.state}, but in {places}"
@@ -149,3 +150,17 @@ def _check_groups(runs: dict[str, Run], snapshot: Snapshot) -> None:
         if key.startswith("live:"):
             expected = {run.id for run in runs.values() if run.spec.group == key[5:] and not run.is_final}
             assert members == expected, f"{key} holds {members}, live are {expected}"
+
+
+def _check_families(runs: dict[str, Run], snapshot: Snapshot) -> None:
+    """A placed run is under way exactly as long as one of its children is, and all of them are kept with it."""
+    children: defaultdict[str, set[str]] = defaultdict(set)
+    for run in runs.values():
+        if run.spec.is_child:
+            children[run.spec.parent or ""].add(run.id)
+    for run in runs.values():
+        mine = children.pop(run.id, set())
+        assert set(snapshot.get(f"run:{run.id}:children", ())) == mine, f"{run.id} and its children differ"
+        left = [child for child in mine if not runs[child].is_final]
+        assert bool(left) == (run.spec.place == "all" and run.state in HELD), f"{run.id} is {run.state}, {left} are not"
+    assert not children, f"the parents of {dict(children)} are gone"

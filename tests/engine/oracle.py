@@ -7,119 +7,26 @@ proves that the claim script applies the same rule.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
+from engine.oracle_rules import Rules
 from engine.oracle_run import WAITING, OracleRun
 
 from taskman.model.admission import full_permit
+from taskman.model.ids import child_run_id
 from taskman.model.progress import Progress
 from taskman.model.run import RunSpec
 from taskman.model.states import State
 from taskman.store.logs import Chunk
 from taskman.store.runs import Outcome, Submission
 
-AGEING_MS = 300_000
 IDEMPOTENT_MS = 86_400_000
-LIGHTEST, WORTH_COMPACTING = 64, 4096
+LIGHTEST = 64
 
 
-class Oracle:
+class Oracle(Rules):
     """The runs of one shard. Each public method is one call of the script of that name, at `now`."""
-
-    def __init__(self) -> None:
-        self.now = 0
-        self.runs: dict[str, OracleRun] = {}
-        self.signatures: set[str] = set()
-        self.paused: set[str] = set()
-        self.unique: dict[str, tuple[str, int | None]] = {}
-        self.idempotent: dict[str, str] = {}
-        self.logs: dict[str, list[tuple[int, Chunk]]] = defaultdict(list)
-        self.unpacked: set[str] = set()
-        self.lines: list[str] = []
-        self.published: list[tuple[str, str]] = []
-        self._freed: set[str] = set()
-
-    @contextmanager
-    def call(self, now: int) -> Iterator[None]:
-        """One script: afterwards, whoever waits for a permit that was passed on gets its turn."""
-        self.now, self.lines, self.published, self._freed = now, [], [], set()
-        yield
-        for permit in self._freed:
-            self._unblock(permit)
-
-    # What the rules look at.
-
-    def holders(self) -> Counter[str]:
-        return Counter(permit for run in self.runs.values() if run.holds for permit in run.spec.permits)
-
-    def live(self, group: str) -> list[OracleRun]:
-        return [run for run in self.runs.values() if run.spec.group == group and not run.is_final]
-
-    def unique_holder(self, spec: RunSpec) -> str | None:
-        """The run that holds the key of such a run; one that was forgotten, only while a period lasts."""
-        digest, _, lasts = (spec.unique or "").partition(":")
-        holder = self.unique[digest][0] if digest in self.unique else None
-        return holder if lasts.isdigit() or holder in self.runs else None
-
-    def depth(self, queue: str) -> int:
-        return sum(run.state is State.QUEUED and run.spec.queue == queue for run in self.runs.values())
-
-    # One change of state.
-
-    def _change(self, run: OracleRun, to: State, reason: str, by: str) -> None:
-        run.state = to
-        run.history += f"{self.now} {to} {reason} {run.attempt} {by}\n"
-        self.tell(run, reason)
-        if run.is_final:
-            self._close(run)
-
-    def tell(self, run: OracleRun, reason: str) -> None:
-        words = (run.id, run.state, reason, run.attempt, run.worker or "-", run.spec.task or "-", run.sig)
-        self.lines.append(" ".join(["run", *map(str, words)]))
-
-    def _close(self, run: OracleRun) -> None:
-        run.start_by = run.end_by = None
-        self._forget_unique(run, "active")
-        self._forget_unique(run, "pending")
-        self.published.append((f"run:{run.id}:log", "end"))
-        if (run.log_weight or 0) >= WORTH_COMPACTING:
-            self.unpacked.add(run.id)
-        run.log_weight = None
-
-    def _forget_unique(self, run: OracleRun, while_: str) -> None:
-        digest, lasts = run.unique
-        if lasts == while_ and digest in self.unique and self.unique[digest][0] == run.id:
-            del self.unique[digest]
-
-    def _make_ready(self, run: OracleRun) -> None:
-        run.score = self.now - run.spec.priority * AGEING_MS
-
-    def _unblock(self, permit: str) -> None:
-        held = self.holders()[permit]
-        lines: dict[tuple[int, str], list[OracleRun]] = defaultdict(list)
-        for run in self.runs.values():
-            if run.state is State.BLOCKED and run.waits_for == permit:
-                lines[run.spec.permits[permit], run.sig].append(run)
-        for (room, _), waiting in lines.items():
-            for run in sorted(waiting, key=lambda run: (run.score, run.id))[: max(0, room - held)]:
-                self._change(run, State.QUEUED, "unblocked", "watchdog")
-
-    def _unlease(self, run: OracleRun) -> None:
-        run.suspect = False
-        self._freed.update(run.spec.permits)
-
-    def _end_waiting(self, run: OracleRun, to: State, reason: str, by: str) -> None:
-        self._freed.update(run.spec.permits)
-        self._change(run, to, reason, by)
-
-    def _cancel(self, run: OracleRun, reason: str, by: str) -> None:
-        if run.state is State.RUNNING:
-            self._change(run, State.CANCELLING, reason, by)
-        elif run.state in WAITING:
-            self._end_waiting(run, State.CANCELLED, reason, by)
 
     # Coming into being.
 
@@ -159,9 +66,10 @@ class Oracle:
             return run
         self._begin(run)
         self._change(run, State.SCHEDULED if due > self.now else State.QUEUED, "-", by)
-        self._make_ready(run)
         if due > self.now:
             self.lines.append(f"due {due}")
+        else:
+            self._make_ready(run)
         return run
 
     def _begin(self, run: OracleRun) -> None:
@@ -205,7 +113,7 @@ class Oracle:
             return sum(self._adopt(self.runs.get(run_id), attempt, worker, now + lease_ms) for run_id, attempt in held)
 
     def _adopt(self, run: OracleRun | None, attempt: int, worker: str, lease_end: int) -> bool:
-        if run is None or run.state not in WAITING or run.attempt >= attempt:
+        if run is None or run.state not in WAITING or run.attempt >= attempt or run.is_placed:
             return False
         run.attempt, run.worker, run.lease_end, run.start_by = attempt, worker, lease_end, None
         self._freed.update(run.spec.permits)
@@ -295,12 +203,6 @@ class Oracle:
         self._change(run, State.SCHEDULED, one.reason or "-", by)
         self.lines.append(f"due {run.due}")
 
-    def _end_cancelling(self, run: OracleRun, by: str) -> None:
-        if run.ending:
-            self._change(run, State.FAILED, run.ending, by)
-        else:
-            self._change(run, State.CANCELLED, "requested", by)
-
     def _give_back(self, run: OracleRun, reason: str, by: str) -> None:
         self._unlease(run)
         if run.state is State.CANCELLING:
@@ -321,15 +223,15 @@ class Oracle:
         return self._change(run, State.FAILED, "lost", by)
 
     def cancel(self, run_id: str, by: str, force: bool, now: int) -> tuple[int, str]:
+        run = self.runs.get(run_id)
+        before = run.state if run else ""
         with self.call(now):
-            run = self.runs.get(run_id)
-            if run is None:
-                return 0, ""
-            before = run.state
-            self._cancel(run, "requested", quote(by))
-            if force and run.state is State.CANCELLING:
-                self.tell(run, "forced")
-            return int(run.state is not before), run.state
+            if run:
+                self._cancel(run, "requested", quote(by))
+                for one in [run, *self.children(run)] if force and run.state is State.CANCELLING else []:
+                    if one.state is State.CANCELLING:
+                        self.tell(one, "forced")
+        return (int(run.state is not before), run.state) if run else (0, "")
 
     # What time and the watchdog bring.
 
@@ -348,7 +250,7 @@ class Oracle:
             return found.count("suspect"), found.count("lost")
 
     def _reclaim(self, worker: str, run: OracleRun | None) -> str:
-        if run is None or not run.holds:
+        if run is None or not run.holds or run.is_placed:
             return ""
         if worker:
             if run.worker != worker:
@@ -368,25 +270,66 @@ class Oracle:
         with self.call(now):
             return sum(self._expire(*candidate.split(" ")) for candidate in candidates)
 
-    def _expire(self, kind: str, run_id: str) -> bool:
+    def _expire(self, kind: str, run_id: str) -> int:
         run = self.runs.get(run_id)
         if run is None:
-            return False
+            return 0
         limit = run.start_by if kind == "start" else run.end_by
         if limit is None or limit > self.now:
-            return False
+            return 0
         if kind == "start":
             run.start_by = None
         else:
             run.end_by = None
+        return self._end_late(run, "expired" if kind == "start" else "deadline")
+
+    def _end_late(self, run: OracleRun, reason: str) -> int:
         if run.state in WAITING:
-            self._end_waiting(run, State.FAILED, "expired" if kind == "start" else "deadline", "watchdog")
-        elif run.state is State.RUNNING:
+            self._end_waiting(run, State.FAILED, reason, "watchdog")
+            return 1
+        if run.state is State.RUNNING and reason == "deadline":
             run.ending = "deadline"
             self._change(run, State.CANCELLING, "deadline", "watchdog")
-        else:
-            return False
-        return True
+            return 1 + sum(self._end_late(child, reason) for child in self.children(run))
+        return 0
+
+    # Placed on all workers.
+
+    def expand(self, run_id: str, workers: Sequence[str], now: int) -> str:
+        run = self.runs.get(run_id)
+        with self.call(now):
+            if run and run.state is State.QUEUED and run.is_placed and workers and run.spec.queue not in self.paused:
+                self._expand(run, workers)
+        return run.state if run else ""
+
+    def _expand(self, run: OracleRun, workers: Sequence[str]) -> None:
+        if permit := full_permit(run.spec, self.holders()):
+            run.waits_for = permit
+            self._freed.update(run.spec.permits)
+            return self._change(run, State.BLOCKED, "limit", "placement")
+        run.attempt, run.start_by = run.attempt + 1, None
+        self._change(run, State.RUNNING, "-", "placement")
+        self._forget_unique(run, "pending")
+        for worker in workers:
+            self._add_child(run, worker)
+        return None
+
+    def _add_child(self, run: OracleRun, worker: str) -> None:
+        child = OracleRun(child_run_id(run.id, worker), run.spec.pinned(run.id, worker), self.now)
+        self.runs[child.id] = child
+        run.children.append(child.id)
+        self._begin(child)
+        self._change(child, State.QUEUED, "-", "placement")
+        self._make_ready(child)
+
+    def abandon(self, candidates: Sequence[str], now: int) -> int:
+        with self.call(now):
+            found = [self.runs[run_id] for run_id in dict.fromkeys(candidates) if run_id in self.runs]
+            waiting = [run for run in found if run.state in WAITING and run.spec.is_child]
+            for run in waiting:
+                run.error = "lost: the worker that it was placed on went away"
+                self._end_waiting(run, State.FAILED, "lost", "watchdog")
+            return len(waiting)
 
     def pause_queue(self, queue: str, change: str, now: int) -> int:
         with self.call(now):

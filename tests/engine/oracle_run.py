@@ -35,6 +35,7 @@ class OracleRun:
     error: str = ""
     progress: str | None = None
     log_weight: int | None = None
+    children: list[str] = field(default_factory=list)
     results: dict[int, str] = field(default_factory=dict)
     sig: str = ""
     document: str = ""
@@ -51,6 +52,15 @@ class OracleRun:
     @property
     def is_final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def task(self) -> str:
+        """The task that counts it; for a child, its parent is counted."""
+        return "" if self.spec.is_child else self.spec.task or ""
+
+    @property
+    def is_placed(self) -> bool:
+        return self.spec.place == "all"
 
     @property
     def unique(self) -> tuple[str, str]:

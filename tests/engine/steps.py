@@ -13,9 +13,11 @@ from typing import Any, Protocol, TypeVar
 from engine.oracle_run import WAITING, OracleRun
 from engine.twin import Twin
 
+from taskman.model.admission import Node, signature_for
 from taskman.model.ids import scheduled_run_id
 from taskman.model.progress import Progress
 from taskman.model.run import RunSpec
+from taskman.model.states import State
 from taskman.store.logs import Chunk
 from taskman.store.runs import Outcome, Submission
 from taskman.store.tasks import Due, Fire
@@ -27,7 +29,7 @@ SIGNATURES = ("shell|a|", "shell|b|", "http|a|gpu=yes")
 TASKS = ("one", "two")
 LEASE_MS = 20_000
 EVERY_MS = 300_000
-UNKNOWN = "r0-zzzzzzzzzzzzzzzzzzzzzzz"
+UNKNOWN = "r0-yzzzzzzzzzzzzzzzzzzzzzz"
 PERMITS: tuple[dict[str, int], ...] = (
     {},
     {"limit/db": 1},
@@ -58,6 +60,7 @@ def a_spec(pick: Pick, task: str | None) -> RunSpec:
     type_, queue, labels = pick((SIGNATURES[0], *SIGNATURES)).split("|")
     return RunSpec(
         type=type_,
+        place=pick(("any",) * 5 + ("all",)),
         params={},
         queue=queue,
         requires={"gpu": "yes"} if labels else {},
@@ -93,8 +96,23 @@ def submit(twin: Twin, pick: Pick) -> None:
 
 
 def claim(twin: Twin, pick: Pick) -> None:
-    served = pick((SIGNATURES, SIGNATURES, SIGNATURES[:1], SIGNATURES[1:]))
-    twin.claim(pick(WORKERS), pick((1, 2, 3, 10)), served, LEASE_MS)
+    served, worker = pick((SIGNATURES, SIGNATURES, SIGNATURES[:1], SIGNATURES[1:])), pick(WORKERS)
+    placed = [sig for sig in sorted(twin.oracle.signatures) if sig not in SIGNATURES]
+    node = Node(worker, frozenset({"shell", "http"}), {"gpu": "yes"}, 9, 0)
+    pinned = [sig for sig in (signature_for(node, one) for one in placed) if sig]
+    twin.claim(worker, pick((1, 2, 3, 10)), [*served, *pinned], LEASE_MS)
+
+
+def expand(twin: Twin, pick: Pick) -> None:
+    """Mostly one whose turn it is; or any, by a server that has seen it long ago."""
+    placed = [run.id for run in twin.oracle.runs.values() if run.state is State.QUEUED and run.is_placed]
+    run_id = pick(placed) if placed and not rarely(pick) else a_run(twin, pick)
+    twin.expand(run_id, pick((WORKERS, WORKERS, WORKERS[:2], WORKERS[:1], ())))
+
+
+def abandon(twin: Twin, pick: Pick) -> None:
+    children = [run.id for run in twin.oracle.runs.values() if run.spec.is_child and not run.is_final]
+    twin.abandon(some(pick, [*children, a_run(twin, pick), UNKNOWN], 3))
 
 
 def held(twin: Twin, worker: str) -> list[tuple[str, int]]:
@@ -212,8 +230,11 @@ def pause_queue(twin: Twin, pick: Pick) -> None:
 
 def forget(twin: Twin, pick: Pick) -> None:
     """Retention: by age, by number, and by number for a task; some of the candidates may stay."""
-    task = pick(("", "", *TASKS))
-    mine = sorted(run.id for run in twin.oracle.runs.values() if not task or run.spec.task == task)[:5]
+    task, runs = pick(("", "", *TASKS)), twin.oracle.runs.values()
+    mine = sorted(run.id for run in runs if not task or run.spec.task == task)[:5]
+    families = [[run.id, *run.children] for run in runs if run.children and run.is_final]
+    if families and not task and pick((False, True)):
+        mine = pick([pick(families), pick(families)[1:]]) + mine
     if task:
         twin.forget("task", pick((0, 2)), task, mine)
     elif pick((False, True)):
@@ -291,6 +312,8 @@ Step = Callable[[Twin, Any], None]
 WEIGHTS: dict[Step, int] = {
     submit: 18,
     claim: 16,
+    expand: 6,
+    abandon: 1,
     finish: 14,
     wait: 14,
     extend: 5,

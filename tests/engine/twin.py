@@ -12,14 +12,17 @@ from engine.direct import TTL_SLACK_MS, Direct, run_now
 from engine.expected import Snapshot, expected
 from engine.invariants import check_invariants
 from engine.oracle import IDEMPOTENT_MS, Oracle
+from engine.oracle_run import WAITING
 from engine.retention_oracle import RetentionOracle
 from engine.task_oracle import TaskOracle
 
 from taskman.model.progress import Progress
+from taskman.model.run import Run, RunSpec
 from taskman.model.states import State
 from taskman.store.connection import Connection
 from taskman.store.keys import Keys
 from taskman.store.logs import Chunk
+from taskman.store.placements import Placements
 from taskman.store.runs import Outcome, Runs, Submission
 from taskman.store.scripts import load_script
 from taskman.store.tasks import Fire, Tasks
@@ -48,6 +51,7 @@ class Twin:
         direct.heard()
         connection = cast(Connection, direct)
         self._direct, self._runs, self._tasks = direct, Runs(connection, Keys()), Tasks(connection, Keys())
+        self._placements = Placements(connection, Keys())
         self.oracle = Oracle()
         self.tasks, self.retention = TaskOracle(self.oracle), RetentionOracle(self.oracle)
         self.now = START
@@ -163,6 +167,29 @@ class Twin:
         got = self._script("pause_queue", queue, change)
         self._agree("pause_queue", (queue, change), got, self.oracle.pause_queue(queue, change, self.now))
 
+    def expand(self, run_id: str, workers: Sequence[str]) -> None:
+        """A server has read what the run is, or one that is gone."""
+        run = self._known(run_id)
+        got = run_now(self._placements.expand(run, workers, now_ms=self.now))
+        self._agree("expand", (run_id, workers), got or "", self.oracle.expand(run_id, workers, self.now))
+
+    def _known(self, run_id: str) -> Run:
+        found = run_now(self._runs.get_many([run_id]))
+        nothing = Run(
+            id=run_id,
+            spec=RunSpec(type="x", params={}),
+            state=State.QUEUED,
+            attempt=0,
+            worker=None,
+            due_ms=0,
+            history=(),
+        )
+        return found[0] if found else nothing
+
+    def abandon(self, candidates: Sequence[str]) -> None:
+        got = run_now(self._placements.abandon(candidates, now_ms=self.now))
+        self._agree("abandon", (candidates,), got, self.oracle.abandon(candidates, self.now))
+
     def forget(self, why: str, bound: int, task: str, candidates: Sequence[str]) -> None:
         got = self._script("forget", why, bound, task, *candidates)
         wanted = self.retention.forget(why, bound, task, candidates, self.now)
@@ -200,6 +227,15 @@ class Twin:
         assert run_now(self._runs.count_by_state()) == {state: counts[state] for state in State}
         runs = run_now(self._runs.page(limit=1000)).runs
         assert [run.id for run in runs] == sorted(self.oracle.runs, reverse=True)
+        waiting = [run for run in self.oracle.runs.values() if run.spec.is_child and run.state in WAITING]
+        by_worker: dict[str, list[str]] = {}
+        for child in sorted(waiting, key=lambda run: run.id):
+            by_worker.setdefault(child.spec.requires["worker"], []).append(child.id)
+        found = run_now(self._placements.waiting())
+        assert {worker: sorted(ids) for worker, ids in found.items()} == by_worker
+        for placed in (run for run in self.oracle.runs.values() if run.children):
+            page = run_now(self._runs.page(parent=placed.id, limit=10))
+            assert [run.id for run in page.runs] == sorted(placed.children, reverse=True)
         for run in runs:
             assert len(run.to_json(detail=True)["attempts"]) <= run.attempt
 

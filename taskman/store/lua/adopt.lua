@@ -8,7 +8,7 @@ local lease_end, worker, count = text(now + tonumber(ARGV[2])), ARGV[3], 0
 settling()
 for i = 4, #ARGV, 2 do
   local run = load(ARGV[i])
-  if run and WAITING[run.state] and tonumber(run.attempt) < tonumber(ARGV[i + 1]) then
+  if run and WAITING[run.state] and tonumber(run.attempt) < tonumber(ARGV[i + 1]) and not option(run, 'pl') then
     leave_waiting(run)
     run.attempt, run.worker = ARGV[i + 1], worker
     for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end

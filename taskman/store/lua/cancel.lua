@@ -1,4 +1,5 @@
--- cancel: scheduled, blocked, queued -> cancelled at once; running -> cancelling until the worker has ended it.
+-- cancel: scheduled, blocked, queued -> cancelled at once; running -> cancelling until the worker has ended it. The same
+-- happens to the children of a placed run, which is cancelled with the last of them.
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] run id   ARGV[3] by, percent-encoded   ARGV[4] 1: tell the worker to kill it
 -- Reply: {1 when something changed else 0, the state afterwards}; {0, ''} when there is no such run
@@ -8,6 +9,12 @@ if not run then return {0, ''} end
 settling()
 local before = run.state
 cancel(run, 'requested', ARGV[3])
-if ARGV[4] == '1' and run.state == 'cancelling' then tell(run, 'forced') end
+local function force(one)
+  if one.state ~= 'cancelling' then return end
+  tell(one, 'forced')
+  each_child(one, force)
+end
+if ARGV[4] == '1' then force(run) end
 flush()
+if run.opt ~= '' and option(run, 'pl') then run = load(run.id) end
 return {run.state == before and 0 or 1, run.state}

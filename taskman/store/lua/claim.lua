@@ -22,15 +22,6 @@ local function heads(count)
   return found
 end
 
--- The first permit without room, and the room that it would need to have; or nil when all have been taken.
-local function lacking(run)
-  if run.opt == '' then return nil end
-  for permit, room in permits(run) do
-    if call('SCARD', P .. 'permit:' .. permit) >= tonumber(room) then return permit, room end
-  end
-  for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end
-end
-
 local reply, leases, looked = {}, {}, 0
 
 local function start(run, failures, spec)

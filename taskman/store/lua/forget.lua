@@ -4,7 +4,8 @@
 -- ARGV[3] for age: epoch ms, and only runs that ended before it go; else the number of final runs that must remain
 -- ARGV[4] for task: its name, else ''
 -- then candidate run ids, oldest first
--- Reply: number removed
+-- Reply: number removed; of a task, its own alone
+-- A child goes with its parent, and not before it.
 -- Safe to repeat and to run on many servers at once: the state of each candidate, its end and the number of those that
 --   remain are looked at again here. The ledger of a task and its idempotency keys only name runs, and stay.
 local why, bound, task = ARGV[2], tonumber(ARGV[3]), ARGV[4]
@@ -21,11 +22,13 @@ end
 
 local function may_go(run)
   if not FINAL[run.state] then return false end
+  local parent = option(run, 'pa')
+  if parent and call('EXISTS', P .. 'run:' .. parent) == 1 then return false end
   return why ~= 'age' or tonumber(string.match(run.history, '(%d+) [^\n]*\n$')) < bound
 end
 
 -- An id in an index that no run belongs to would come back for ever: it goes as well.
-local function remove(id, run)
+local function remove_one(id, run)
   for state in pairs(run and {[run.state] = true} or FINAL) do call('ZREM', P .. 'state:' .. state, id) end
   local of = run and run.task or task
   if of ~= '' then call('ZREM', P .. 'task:' .. of .. ':runs', id) end
@@ -34,14 +37,29 @@ local function remove(id, run)
   call('SREM', P .. 'unpacked', id)
 end
 
+local gone = {}
+
+local function remove(id, run)
+  local count = 1
+  if run then
+    each_child(run, function(child)
+      remove_one(child.id, child)
+      gone[child.id] = true
+      count = count + 1
+    end)
+    if option(run, 'pl') then call('UNLINK', P .. 'run:' .. id .. ':children') end
+  end
+  remove_one(id, run)
+  return why == 'task' and 1 or count
+end
+
 local room = why == 'age' and #ARGV or final_runs() - bound
 local removed = 0
 for i = 5, #ARGV do
   if removed >= room then break end
   local run = load(ARGV[i])
-  if not run or may_go(run) then
-    remove(ARGV[i], run)
-    removed = removed + 1
+  if not gone[ARGV[i]] and (not run or may_go(run)) then
+    removed = removed + remove(ARGV[i], run)
   end
 end
 return removed

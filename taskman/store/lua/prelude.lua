@@ -36,6 +36,7 @@ local function announce(...) lines[#lines + 1] = table.concat({...}, ' ') end
 --   sd start deadline, dl deadline, gr grace before a suspect run is lost (all ms)   ml how often it may be lost
 --   pm permits, as name=capacity,...   lv group of runs that may overlap no further than its permit's capacity
 --   uq unique key, as digest:while (pending, active or ms)
+--   pl all: it is not claimed but becomes a child on each worker   pa a child's parent, whose outcome its own is part of
 -- Up to two more fields may be asked for; they follow the run.
 local function load(id, ...)
   local f = call('HMGET', P .. 'run:' .. id, 'state', 'attempt', 'worker', 'sig', 'task', 'history', 'opt', 'ending',
@@ -66,6 +67,15 @@ local function capacity(run, wanted)
     if permit == wanted then return tonumber(room) end
   end
   return 0
+end
+
+-- The first permit without room, and the room that it would need to have; or nil when all have been taken.
+local function lacking(run)
+  if run.opt == '' then return nil end
+  for permit, room in permits(run) do
+    if call('SCARD', P .. 'permit:' .. permit) >= tonumber(room) then return permit, room end
+  end
+  for permit in permits(run) do call('SADD', P .. 'permit:' .. permit, run.id) end
 end
 
 -- A level of priority is worth five minutes of waiting, so nobody starves.
@@ -111,6 +121,16 @@ local function close_log(run)
   if tonumber(string.match(run.log, '^%d+')) >= WORTH_COMPACTING then call('SADD', P .. 'unpacked', run.id) end
 end
 
+-- How many children of each placed run have ended in this call; joined once, at the end of it.
+local ended
+
+local function end_for_parent(run)
+  local parent = option(run, 'pa')
+  if not parent then return end
+  ended = ended or {}
+  ended[parent] = (ended[parent] or 0) + 1
+end
+
 -- What ends with a run: its deadlines, its unique key, its place in its group. Followers of the log hear of it.
 local function close(run)
   count_unfinished(run, -1)
@@ -121,6 +141,7 @@ local function close(run)
     forget_unique(run, 'pending')
     local group = option(run, 'lv')
     if group then call('SREM', P .. 'live:' .. group, run.id) end
+    end_for_parent(run)
   end
   call('PUBLISH', P .. 'run:' .. run.id .. ':log', 'end')
 end
@@ -137,7 +158,10 @@ local function change(run, to, reason, by, ...)
 end
 
 -- The one way into the ready set; a run that was blocked keeps the score that it had there.
-local function make_ready(run, kept) call('ZADD', P .. 'ready:' .. run.sig, kept or score(run), run.id) end
+local function make_ready(run, kept)
+  call('ZADD', P .. 'ready:' .. run.sig, kept or score(run), run.id)
+  if run.opt ~= '' and option(run, 'pl') then announce('place', run.sig) end
+end
 
 -- Permits that may have room for others now: one was given back, or a run that had its turn does not start after all.
 -- Looked at once, at the end of the call.
@@ -218,10 +242,55 @@ end
 
 local WAITING = {scheduled = true, queued = true, blocked = true}
 
--- Waiting runs are cancelled at once, a running one when its worker has ended it.
+local function each_child(run, act, ...)
+  if run.opt == '' or not option(run, 'pl') then return end
+  for _, id in ipairs(call('ZRANGE', P .. 'run:' .. run.id .. ':children', 0, -1)) do act(load(id), ...) end
+end
+
+-- Waiting runs are cancelled at once, a running one when its worker has ended it, or with the last of its children.
 local function cancel(run, reason, by)
-  if run.state == 'running' then return change(run, 'cancelling', reason, by) end
+  if run.state == 'running' then
+    change(run, 'cancelling', reason, by)
+    return each_child(run, cancel, reason, by)
+  end
   if WAITING[run.state] then end_waiting(run, 'cancelled', reason, by) end
+end
+
+-- The result of a placed run: how many children ended how, and which; of very many, those that did not succeed first.
+local MOST_LISTED = 1000
+
+local function outcome_of_children(id)
+  local count, good, bad = {succeeded = 0, failed = 0, cancelled = 0}, {}, {}
+  for _, child in ipairs(call('ZRANGE', P .. 'run:' .. id .. ':children', 0, -1)) do
+    local f = call('HMGET', P .. 'run:' .. child, 'state', 'sig')
+    count[f[1]] = count[f[1]] + 1
+    local list = f[1] == 'succeeded' and good or bad
+    if #list < MOST_LISTED then
+      local worker = string.match(f[2], '[|,]worker=([^,]+)')
+      list[#list + 1] = '"' .. worker .. '":{"run":"' .. child .. '","state":"' .. f[1] .. '"}'
+    end
+  end
+  local listed = #bad
+  for n = 1, math.min(#good, MOST_LISTED - listed) do bad[listed + n] = good[n] end
+  return count, '{"succeeded":' .. count.succeeded .. ',"failed":' .. count.failed .. ',"cancelled":' ..
+    count.cancelled .. ',"workers":{' .. table.concat(bad, ',') .. '}}'
+end
+
+-- running, cancelling -> its end, once the last child has ended.
+local function join(id, number)
+  if call('HEXISTS', P .. 'run:' .. id, 'left') == 0 or call('HINCRBY', P .. 'run:' .. id, 'left', -number) > 0 then
+    return
+  end
+  call('HDEL', P .. 'run:' .. id, 'left')
+  call('SREM', P .. 'placed', id)
+  local run = load(id)
+  local count, result = outcome_of_children(id)
+  local others = count.failed + count.cancelled
+  unlease(run)
+  if others == 0 then return change(run, 'succeeded', '-', 'placement', 'result', result) end
+  if run.state == 'cancelling' then return end_cancelling(run, 'placement', 'result', result) end
+  change(run, 'failed', 'children', 'placement', 'result', result, 'error',
+    'it did not succeed on ' .. others .. ' of ' .. count.succeeded + others .. ' workers')
 end
 
 -- Where a new run begins, given what else there is of its group or with its unique key; `overlap` is skip, replace or
@@ -279,6 +348,9 @@ local function in_slices(command, key, members)
 end
 
 local function flush()
+  if ended then
+    for parent, number in pairs(ended) do join(parent, number) end
+  end
   for permit in pairs(freed) do unblock(permit) end
   local leaving, entering = {}, {}
   for id, ends in pairs(moves) do

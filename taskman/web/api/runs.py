@@ -51,12 +51,13 @@ def created(run: Run, is_new: bool) -> tuple[dict[str, Any], int, dict[str, str]
 @blueprint.get("")
 async def index() -> ResponseReturnValue:
     """Runs, newest first."""
-    check_query("state", "task", "type", "queue", "limit", "cursor")
+    check_query("state", "task", "type", "queue", "parent", "limit", "cursor")
     page = await services().store.runs.page(
         states=[_state(name) for name in request.args.getlist("state")],
         task=request.args.get("task"),
         type=request.args.get("type"),
         queue=request.args.get("queue"),
+        parent=request.args.get("parent"),
         limit=limit_of(),
         cursor=request.args.get("cursor"),
     )

@@ -22,6 +22,9 @@ def first_type(types: Sequence[KnownType]) -> str:
     return "shell" if "shell" in names else names[0]
 
 
+_PLACES = (("any", "On one worker"), ("all", "On every worker"))
+
+
 def option_fields() -> list[Field]:
     """The options that runs and tasks share."""
     return [
@@ -33,6 +36,7 @@ def option_fields() -> list[Field]:
         Field("idle_timeout", "Idle timeout", "duration", default="none", help="how long it may be silent"),
         Field("deadline", "Deadline", "duration", default="none", help="for the whole run, with its retries"),
         Field("start_deadline", "Start deadline", "duration", default="none", help="how long it may wait to start"),
+        Field("place", "Place", "choice", choices=_PLACES, value="any", preset="any", help="which workers run it"),
         Field("requires", "Required labels", "map", help="labels that the worker must have; name=value, one a line"),
         Field("env", "Environment", "map", help="variables of its processes; KEY=value, one a line"),
     ]
@@ -73,6 +77,7 @@ def again(run: Run) -> dict[str, Any]:
     spec = run.spec
     body: dict[str, Any] = {"params": spec.params, "queue": spec.queue, "priority": spec.priority}
     body |= {"grace": spec.grace_s, "env": spec.env, "type": spec.type, "requires": spec.requires}
+    body["place"] = spec.place
     limits = {
         "timeout": spec.timeout_s,
         "idle_timeout": spec.idle_timeout_s,
