@@ -43,6 +43,12 @@ class Placements:
         state = await self._script("expand", *arguments, now_ms=now_ms)
         return State(state.decode()) if state else None
 
+    async def left(self, run_id: str) -> tuple[int, int]:
+        """How many children a run has become, and how many of them are not final."""
+        commands = [("ZCARD", self._keys.children(run_id)), ("HGET", self._keys.run(run_id), "left")]
+        total, left = map(checked, await self._connection.execute_many(commands))
+        return int(total), int(left or 0)
+
     async def waiting(self) -> dict[str, list[str]]:
         """The children that wait for their worker, by worker."""
         found: defaultdict[str, list[str]] = defaultdict(list)

@@ -154,7 +154,7 @@ class Rules:
             return self._change(run, State.SUCCEEDED, "-", "placement")
         if run.state is State.CANCELLING:
             return self._end_cancelling(run, "placement")
-        run.error = f"it did not succeed on {len(ends) - counts[State.SUCCEEDED]} of {len(ends)} workers"
+        run.error = f"did not succeed on {len(ends) - counts[State.SUCCEEDED]} of {len(ends)} workers"
         return self._change(run, State.FAILED, "children", "placement")
 
 

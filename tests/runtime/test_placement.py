@@ -107,7 +107,7 @@ async def test_only_workers_that_serve_it_are_asked(store: Store, nodes: Sequenc
 async def test_one_that_fails_fails_the_whole(store: Store, nodes: Sequence[Node]) -> None:
     run = await until(store, await submit(store, {"fails_on": "w2"}))
     assert (run.state, run.reason) == (State.FAILED, "children")
-    assert run.error == "it did not succeed on 1 of 3 workers"
+    assert run.error == "did not succeed on 1 of 3 workers"
     assert run.result["failed"] == 1
     assert run.result["workers"]["w2"]["state"] == "failed"
     assert (await children(store, run.id))["w2"].reason == "error"

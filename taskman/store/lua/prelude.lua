@@ -290,7 +290,7 @@ local function join(id, number)
   if others == 0 then return change(run, 'succeeded', '-', 'placement', 'result', result) end
   if run.state == 'cancelling' then return end_cancelling(run, 'placement', 'result', result) end
   change(run, 'failed', 'children', 'placement', 'result', result, 'error',
-    'it did not succeed on ' .. others .. ' of ' .. count.succeeded + others .. ' workers')
+    'did not succeed on ' .. others .. ' of ' .. count.succeeded + others .. ' workers')
 end
 
 -- Where a new run begins, given what else there is of its group or with its unique key; `overlap` is skip, replace or

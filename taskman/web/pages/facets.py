@@ -36,8 +36,10 @@ FACETS = (
 )
 
 
-def runs_path(states: Sequence[State] = (), task: str | None = None, cursor: str | None = None) -> str:
+def runs_path(
+    states: Sequence[State] = (), task: str | None = None, cursor: str | None = None, parent: str | None = None
+) -> str:
     """The address of the list of runs with these filters."""
     query: list[tuple[str, str]] = [("state", state) for state in states]
-    query += [(name, value) for name, value in (("task", task), ("cursor", cursor)) if value]
+    query += [(name, value) for name, value in (("task", task), ("parent", parent), ("cursor", cursor)) if value]
     return "/runs?" + urlencode(query) if query else "/runs"

@@ -16,6 +16,7 @@ from ..events import ChangeEvents, Filter
 from ..logs import Position
 from ..services import Services, services
 from ..sse import respond
+from .children import children_of, placed_parts
 from .overview import overview
 from .rendering import Renderer, renderer
 from .runs import LIMIT, states_asked
@@ -71,25 +72,44 @@ async def rows_stream() -> ResponseReturnValue:
     """The rows of a list of runs as they change, and how many runs are new since it was loaded."""
     task, newest = request.args.get("task") or None, request.args.get("newest", "")
     states, cursor = states_asked(), request.args.get("cursor") or None
-    changes = ChangeEvents(services().store.events, lambda event: _may_be_listed(event, task))
+    parent, shown = request.args.get("parent") or None, set[str]()
+    changes = ChangeEvents(
+        services().store.events, lambda event: _may_be_listed(event, task, shown if parent else None)
+    )
     await changes.resume(request.headers.get("Last-Event-ID") or request.args.get("after"))
-    page = await services().store.runs.page(states=states, task=task, limit=LIMIT, cursor=cursor)
-    shown = {run.id for run in page.runs if run.id <= newest}
+    page = await services().store.runs.page(states=states, task=task, parent=parent, limit=LIMIT, cursor=cursor)
+    shown.update(run.id for run in page.runs if run.id <= newest)
     fresh = {run.id for run in page.runs} - shown
     source = RowStream(services().store, changes, renderer(), shown, fresh, states)
     return await respond(source, services().drain)
 
 
-def _may_be_listed(event: Event, task: str | None) -> bool:
-    return isinstance(event, RunEvent) and task in (None, event.task)
+def _may_be_listed(event: Event, task: str | None, among: set[str] | None) -> bool:
+    """What a placed run became is all there from the start: of children, only those that are shown."""
+    return isinstance(event, RunEvent) and task in (None, event.task) and (among is None or event.id in among)
 
 
 @blueprint.get("/runs/<run_id>")
 async def run_stream(run_id: str) -> ResponseReturnValue:
     """One run: its state and its log's lines as they come, then `eof`."""
     run = await services().store.runs.get(run_id)
+    if run.spec.place == "all":
+        return await _placed_stream(run)
     source = RunStream(services().store, renderer(), run, _position(run), with_state="log" not in request.args)
     return await respond(await source.open(), services().drain)
+
+
+async def _placed_stream(run: Run) -> Response:
+    """A run on every worker: its state and its children, afresh when one of them has changed."""
+    store, render, family = services().store, renderer(), {run.id}
+
+    async def region() -> str:
+        now = await store.runs.get(run.id)
+        why, children = await store.why(now), await children_of(store, now)
+        family.update(child.id for child in children["children"])
+        return await placed_parts(render, run=now, why=why, **children)
+
+    return await _region(region, lambda event: isinstance(event, RunEvent) and event.id in family, pause_s=0.5)
 
 
 def _position(run: Run) -> Position:

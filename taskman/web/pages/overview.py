@@ -87,7 +87,8 @@ async def _waiting(services: Services) -> list[Concern]:
 async def _failing(services: Services) -> list[Concern]:
     """Tasks whose newest run has failed within a day; and failed runs without a task, together."""
     page = await services.store.runs.page(states=[State.FAILED], limit=_LOOK_BACK)
-    fresh = [run for run in page.runs if (run.finished_ms or 0) > now_ms() - _DAY_MS]
+    since = now_ms() - _DAY_MS
+    fresh = [run for run in page.runs if (run.finished_ms or 0) > since and not run.spec.is_child]
     counts = Counter(run.spec.task for run in fresh)
     newest = {run.spec.task: run for run in reversed(fresh)}
     names = [name for name in newest if name is not None]

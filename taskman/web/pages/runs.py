@@ -15,6 +15,7 @@ from ...model.task import RunRequest
 from .. import actions
 from ..auth import identity, require_page
 from ..services import services
+from .children import children_of
 from .facets import FACETS, runs_path
 from .logview import log_view
 from .notices import go
@@ -36,28 +37,29 @@ blueprint.before_request(require_page)
 async def index() -> ResponseReturnValue:
     """Runs, newest first, by state and task."""
     states, task, cursor = states_asked(), request.args.get("task") or None, request.args.get("cursor")
-    store = services().store
+    store, parent = services().store, request.args.get("parent") or None
     seen_id = store.events.last_id
-    page = await store.runs.page(states=states, task=task, limit=LIMIT, cursor=cursor)
+    page = await store.runs.page(states=states, task=task, parent=parent, limit=LIMIT, cursor=cursor)
     counts = await store.runs.count_by_state()
     return await render_template(
         "runs/index.html",
         runs=page.runs,
         task=task,
+        parent=parent,
         states=states,
         total=sum(counts.values()),
-        facets=[_facet(facet, states, task, counts) for facet in FACETS],
-        older=page.next_cursor and runs_path(states, task, page.next_cursor),
-        newest=runs_path(states, task),
+        facets=[_facet(facet, states, task, parent, counts) for facet in FACETS],
+        older=page.next_cursor and runs_path(states, task, page.next_cursor, parent),
+        newest=runs_path(states, task, parent=parent),
         is_first=cursor is None,
-        stream_query=_stream_query(states, task, page.runs, seen_id),
+        stream_query=_stream_query(states, {"task": task, "parent": parent}, page.runs, seen_id),
         task_names=(await store.tasks.names())[:_KNOWN_TASKS],
     )
 
 
-def _stream_query(states: list[State], task: str | None, runs: list[Run], seen_id: str) -> str:
+def _stream_query(states: list[State], filters: dict[str, str | None], runs: list[Run], seen_id: str) -> str:
     """What the stream of this list must know: its filters, its newest run, and what the page has seen."""
-    query = [("state", str(state)) for state in states] + ([("task", task)] if task else [])
+    query = [("state", str(state)) for state in states] + [(name, one) for name, one in filters.items() if one]
     return urlencode([*query, ("newest", runs[0].id if runs else ""), ("after", seen_id)])
 
 
@@ -70,13 +72,15 @@ def states_asked() -> list[State]:
     return [State(name) for name in names]
 
 
-def _facet(facet: Any, states: list[State], task: str | None, counts: dict[State, int]) -> dict[str, Any]:
+def _facet(
+    facet: Any, states: list[State], task: str | None, parent: str | None, counts: dict[State, int]
+) -> dict[str, Any]:
     is_all = facet.icon == "runs"
     return {
         "facet": facet,
-        "href": runs_path(() if is_all else facet.states, task),
+        "href": runs_path(() if is_all else facet.states, task, parent=parent),
         "current": set(states) == (set() if is_all else set(facet.states)),
-        "count": None if task else sum(counts[state] for state in facet.states),
+        "count": None if task or parent else sum(counts[state] for state in facet.states),
     }
 
 
@@ -124,7 +128,9 @@ async def show(run_id: str) -> ResponseReturnValue:
     store = services().store
     run = await store.runs.get(run_id)
     log = await log_view(store, run, _attempt(run), tail=_PANEL_LINES)
-    return await render_template("runs/show.html", run=run, log=log, why=await store.why(run), title=title_of(run))
+    children = await children_of(store, run) if run.spec.place == "all" else {}
+    why = await store.why(run)
+    return await render_template("runs/show.html", run=run, log=log, why=why, title=title_of(run), **children)
 
 
 def _attempt(run: Run) -> int:

@@ -30,7 +30,14 @@ __all__ = [
     "waited",
 ]
 
-_TRIGGERS = {"ui": "by hand", "cli": "from the CLI", "api": "over the API", "schedule": "on schedule", "retry": "again"}
+_TRIGGERS = {
+    "ui": "by hand",
+    "cli": "from the CLI",
+    "api": "over the API",
+    "schedule": "on schedule",
+    "retry": "again",
+    "place": "with its parent",
+}
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _LONG = 100
 
