@@ -69,12 +69,18 @@ SCOPES: dict[str, Scope | None] = {
     "POST /tasks/<name>/delete": WRITE,
     "GET /schedules": READ,
     "GET /schedules/preview": READ,
+    "GET /workers": READ,
+    "GET /workers/<worker_id>": READ,
+    "POST /workers/<worker_id>/drain": WRITE,
+    "POST /workers/<worker_id>/resume": WRITE,
     "GET /plugins": READ,
     "POST /theme": READ,
     "GET /live/overview": READ,
     "GET /live/runs": READ,
     "GET /live/runs/<run_id>": READ,
     "GET /live/tasks/<name>": READ,
+    "GET /live/workers": READ,
+    "GET /live/workers/<worker_id>": READ,
 }
 
 

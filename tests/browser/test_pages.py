@@ -25,6 +25,7 @@ EVERY_PAGE = (
     "/tasks/phone/edit",
     "/schedules",
     TRIED,
+    "/workers",
     "/plugins",
 )
 
@@ -66,6 +67,7 @@ def test_the_printed_link_signs_in_once(pages: Pages, site: Server) -> None:
         "Runs",
         "Tasks",
         "Schedules",
+        "Workers",
         "Plugins",
     ]
     assert httpx2.get(site.link, trust_env=False).status_code == 403

@@ -25,6 +25,7 @@ from . import (
     tasks,
     theme,
     wording,
+    workers,
 )
 from .notices import clear_shown_notice, take_notice
 from .rendering import rights_of
@@ -37,6 +38,7 @@ blueprints: tuple[Blueprint, ...] = (
     runs.blueprint,
     tasks.blueprint,
     schedules.blueprint,
+    workers.blueprint,
     plugins.blueprint,
     live.blueprint,
     theme.blueprint,
@@ -46,6 +48,7 @@ _NAVIGATION = (
     ("/runs", "Runs", "runs"),
     ("/tasks", "Tasks", "tasks"),
     ("/schedules", "Schedules", "schedules"),
+    ("/workers", "Workers", "workers"),
     ("/plugins", "Plugins", "plugins"),
 )
 

@@ -29,6 +29,8 @@ _SHAPES = {
     "runs": '<path d="M4 6h16M4 12h16M4 18h10"/><path d="m17 15 4 3-4 3z"/>',
     "tasks": '<rect x="5" y="4" width="14" height="17" rx="2"/><path d="M9 4V3h6v1M9 11h6M9 15h4"/>',
     "schedules": '<rect x="4" y="5" width="16" height="16" rx="2"/><path d="M4 10h16M8 3v4M16 3v4M12 13v3l2 1"/>',
+    "workers": '<rect x="4" y="4" width="16" height="7" rx="2"/><rect x="4" y="13" width="16" height="7" rx="2"/>'
+    '<path d="M8 7.5h.1M8 16.5h.1M12 7.5h4M12 16.5h4"/>',
     "plugins": '<path d="M9 3v5M15 3v5M6 8h12v3a6 6 0 0 1-12 0zM12 17v4"/>',
     "plugin": '<rect x="4" y="4" width="16" height="16" rx="5"/><path d="M9 12h6"/>',
     "plus": '<path d="M12 5v14M5 12h14"/>',

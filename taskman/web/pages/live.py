@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from quart import Blueprint, Response, request
 from quart.typing import ResponseReturnValue
 
-from ...model.events import Event, RunEvent, TaskEvent
+from ...model.events import Event, RunEvent, TaskEvent, WorkerEvent
 from ...model.run import Run
 from .. import actions
 from ..auth import require_page
@@ -22,8 +23,12 @@ from .rendering import Renderer, renderer
 from .runs import LIMIT, states_asked
 from .streams import RegionStream, RowStream, RunStream
 from .tasks import task_view
+from .workers import worker_list, worker_view
 
 __all__ = ["blueprint"]
+
+# Workers say how they stand so often; nothing announces it.
+_HEARTBEAT_S = 5.0
 
 blueprint = Blueprint("live", __name__, url_prefix="/live")
 
@@ -62,8 +67,38 @@ def _is_about_task(name: str, event: Event) -> bool:
     return (isinstance(event, RunEvent) and event.task == name) or (isinstance(event, TaskEvent) and event.name == name)
 
 
-async def _region(region: Callable[[], Awaitable[str]], wanted: Filter, *, pause_s: float) -> Response:
-    source = RegionStream(ChangeEvents(services().store.events, wanted), region, pause_s)
+@blueprint.get("/workers")
+async def workers_stream() -> ResponseReturnValue:
+    """The list of workers, afresh when one has come, gone or is to drain, and with their heartbeats."""
+    store, render, cursor = services().store, renderer(), request.args.get("cursor") or None
+
+    async def region() -> str:
+        return await render.into("#workers", "_partials/workers.html", "innerMorph", **await worker_list(store, cursor))
+
+    return await _region(region, lambda event: isinstance(event, WorkerEvent), pause_s=1.0, every_s=_HEARTBEAT_S)
+
+
+@blueprint.get("/workers/<worker_id>")
+async def worker_stream(worker_id: str) -> ResponseReturnValue:
+    """What the page of a worker shows, afresh when its runs or itself have changed."""
+    store, render = services().store, renderer()
+    known = (await store.workers.get(worker_id)).node.id
+
+    async def region() -> str:
+        return await render.into("#worker", "_partials/worker.html", "innerMorph", **await worker_view(store, known))
+
+    def concerns(event: Event) -> bool:
+        if isinstance(event, RunEvent):
+            return event.worker == known
+        return isinstance(event, WorkerEvent) and event.id == known
+
+    return await _region(region, concerns, pause_s=1.0, every_s=_HEARTBEAT_S)
+
+
+async def _region(
+    region: Callable[[], Awaitable[str]], wanted: Filter, *, pause_s: float, every_s: float = math.inf
+) -> Response:
+    source = RegionStream(ChangeEvents(services().store.events, wanted), region, pause_s, every_s)
     return await respond(source, services().drain)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -27,17 +28,21 @@ _MOST_LINES = 2000
 
 
 class RegionStream:
-    """Sends a region at once, and again whenever something in it may have changed."""
+    """Sends a region at once, and again whenever something in it may have changed; after `every_s` in any case."""
 
-    def __init__(self, changes: ChangeEvents, render: Callable[[], Awaitable[str]], pause_s: float) -> None:
-        self._changes, self._render, self._pause_s = changes, render, pause_s
+    def __init__(
+        self, changes: ChangeEvents, render: Callable[[], Awaitable[str]], pause_s: float, every_s: float = math.inf
+    ) -> None:
+        self._changes, self._render, self._pause_s, self._every_s = changes, render, pause_s, every_s
         self._stale, self._not_before = True, 0.0
 
     async def receive(self) -> bytes:
         """See taskman.web.sse.Source."""
-        while not self._stale:
-            changes = await self._changes.gather()
-            self._stale = changes.gap or bool(changes.events)
+        with trio.move_on_at(self._not_before + self._every_s):
+            while not self._stale:
+                changes = await self._changes.gather()
+                self._stale = changes.gap or bool(changes.events)
+        self._stale = True
         await trio.sleep_until(self._not_before)
         while True:
             try:

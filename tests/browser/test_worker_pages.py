@@ -1,4 +1,4 @@
-"""A run on every worker in a real browser: three servers on one Redis, each with a worker."""
+"""Workers, and a run on every one, in a real browser: three servers on one Redis, each with a worker."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from browsing import Pages
 from harness import Server, eventually
 from selenium.webdriver.support.ui import Select
+
+from taskman.model.admission import Node
+from taskman.store.store import Store
+from taskman.store.workers import About
 
 pytestmark = pytest.mark.browser
 
@@ -78,3 +83,60 @@ def test_the_command_line_says_where_it_went_wrong(site: Server) -> None:
     run_id = done.stderr.split("--parent ")[1].split()[0]
     listed = site.command("runs", "list", "--parent", run_id, "--json")
     assert listed.stdout.count('"trigger": "place"') == len(ZONES), listed.stdout
+
+
+def report_old_worker(site: Server) -> None:
+    """What a worker of an older release on another machine says of itself."""
+
+    async def report() -> None:
+        store = Store(f"unix://{next((site.directory / 'redis').glob('*.sock'))}")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            about = About("build-7", "0.0.9", "192.0.2.7")
+            node = Node("build-7-0c1d", frozenset({"shell"}), {"arch": "arm64"}, 4, 1, frozenset({"builds"}))
+            await store.workers.report(node, {"shell": "0.9"}, about)
+            nursery.cancel_scope.cancel()
+
+    trio.run(report)
+
+
+def test_the_list_of_workers_shows_them_and_how_their_types_differ(pages: Pages, site: Server) -> None:
+    pages.visit("/workers")
+    assert "3 online" in pages.text("#workers .lead")
+    assert not pages.all("#workers .warning")
+    report_old_worker(site)
+    pages.until(lambda: len(pages.all("#workers tbody tr")) == len(ZONES) + 1, "it comes with its heartbeat")
+    assert "shell differs from worker to worker." in pages.text("#workers .warning")
+    assert "version 0.9 on 1" in pages.text("#workers .warning")
+    assert "zone=lima" in pages.text("#workers tbody")
+    pages.press("#workers tbody a[href='/workers/build-7-0c1d']")
+    assert pages.text("h1 .name") == "build-7"
+    assert "shell: others have" in pages.text("#worker p.differs")
+
+
+def test_a_worker_is_drained_and_resumed_on_its_page(pages: Pages, site: Server, tmp_path: Path) -> None:
+    with site.client() as api:
+        worker = next(one["id"] for one in api.get("/workers").json()["items"] if one["labels"].get("zone") == "lima")
+        body = {"params": {"command": f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"}, "type": "shell"}
+        run_id = api.post("/runs", json=body | {"requires": {"worker": worker}}).json()["id"]
+        pages.visit(f"/workers/{worker}")
+        pages.until(lambda: len(pages.all("#worker .runs .running")) == 1, "it runs there")
+        pages.press("#drain")
+        assert "It takes nothing new." in pages.text("#worker .warning")
+        assert pages.text("h1 .chip") == "draining"
+        waiting = api.post("/runs", json=body | {"requires": {"worker": worker}}).json()["id"]
+        (tmp_path / "go").touch()
+        pages.until(lambda: "nothing left to finish" in pages.text("#worker .warning"), "what it ran has ended")
+        assert len(pages.all("#worker .succeeded")) >= 1
+        assert api.get(f"/runs/{waiting}").json()["state"] == "queued"
+        pages.press("#resume")
+        assert api.get(f"/runs/{waiting}?wait=10").json()["worker"] == worker
+        assert api.get(f"/runs/{run_id}").json()["state"] == "succeeded"
+
+
+def test_the_workers_can_be_read_without_javascript_and_on_a_phone(pages: Pages, plain: Pages) -> None:
+    plain.visit("/workers")
+    assert len(plain.all("#workers tbody tr")) >= len(ZONES)
+    pages.driver.set_window_size(500, 900)
+    pages.visit("/workers")
+    assert pages.driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
