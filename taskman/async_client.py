@@ -167,6 +167,15 @@ class AsyncClient:
         """See Client.workers."""
         return [one async for one in self._tell(dialogue.items(self._contact, "/workers", {}))]
 
+    async def worker(self, worker_id: str) -> Document:
+        """See Client.worker."""
+        return cast(Document, await self.request("GET", f"/workers/{segment(worker_id)}"))
+
+    async def drain_worker(self, worker_id: str, *, draining: bool) -> Document:
+        """See Client.drain_worker."""
+        verb = "drain" if draining else "resume"
+        return cast(Document, await self.request("POST", f"/workers/{segment(worker_id)}/{verb}"))
+
     async def next_of(self, name: str, count: int = 10) -> list[Document]:
         """See Client.next_of."""
         found = cast(Document, await self.request("GET", f"/tasks/{segment(name)}/next", params={"n": count}))
