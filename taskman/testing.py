@@ -153,7 +153,8 @@ def _check(attempt: RunningAttempt, cancel_when: Callable[[Outcome], bool] | Non
 
 
 def _conclude(outcome: Outcome, ended: store_runs.Outcome) -> None:
-    outcome.state, outcome.reason = ended.outcome, ended.reason
+    outcome.state = "failed" if ended.outcome == "fatal" else ended.outcome
+    outcome.reason = ended.reason
     outcome.result, outcome.error = ended.result, ended.error
     if isinstance(outcome.exception, RetryAfter):
         outcome.retry_after = outcome.exception.seconds

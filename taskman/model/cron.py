@@ -66,7 +66,9 @@ class Cron:
             if local >= self._low(stretch):
                 fire = max(local - stretch.offset, stretch.start)
                 return fire * 1000 if fire >= limit else None
-            at = min(stretch.start - 1, local - stretch.offset + _SLACK_S)
+            at = stretch.start - 1
+            if stretch.shown <= stretch.start + stretch.offset:  # else the wall had been further before it was put back
+                at = min(at, local - stretch.offset + _SLACK_S)
         return None
 
     def count(self, after_ms: int, until_ms: int) -> int:

@@ -98,6 +98,11 @@ def test_around_changes_of_the_clock(expression: str, name: str, data: st.DataOb
     check(expression, ZoneInfo(name), change - timedelta(hours=6) + shift, change + timedelta(hours=10))
 
 
+def test_a_day_that_begins_twice_is_found_from_behind() -> None:
+    start = datetime(2015, 10, 31, 23, tzinfo=UTC)
+    check("1 * * * 0", ZoneInfo("America/Havana"), start, start + timedelta(hours=16))
+
+
 @AT_RANDOM
 @given(MINUTES.map(" ".join), st.datetimes(datetime(1971, 1, 1), datetime(2099, 1, 1)))
 def test_at_any_time_where_the_clock_stays(expression: str, start: datetime) -> None:
