@@ -296,6 +296,8 @@ class _Http1(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         # The head waits for the first piece of the body: one packet and one system call instead of two.
+        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
+            event = _farewell(event)
         try:
             self._held += self.connection.send(event) or b""
         except h11.LocalProtocolError:
@@ -307,6 +309,12 @@ class _Http1(H11Protocol):
         data, self._held = self._held, b""
         if data:
             await self.send(RawData(data))
+
+
+def _farewell(answer: h11.Response) -> h11.Response:
+    """An answer that comes before the end of its request, which ends the connection: its client shall know."""
+    headers = [(name, value) for name, value in answer.headers if name != b"connection"]
+    return h11.Response(status_code=answer.status_code, headers=[*headers, (b"connection", b"close")])
 
 
 class _Apps:
