@@ -30,6 +30,7 @@ from taskman.model.ids import new_run_id
 from taskman.model.run import RunSpec
 from taskman.model.states import State
 from taskman.model.task import TaskDefinition
+from taskman.model.token import Bootstrap, Scope
 from taskman.plugins import PluginRegistry, discover
 from taskman.runtime.link_local import LocalLink
 from taskman.runtime.scheduler import Scheduler
@@ -117,7 +118,9 @@ async def server():  # type: ignore[no-untyped-def]
         worker = await start_worker(store, nursery, "w1", SLOTS, {})
         await nursery.start(Scheduler(store).run)
         nursery.start_soon(watch, store)
-        services = Services(store, registry, drain, "UTC", Access(store, {TOKEN: "bench"}), b"key")
+        services = Services(
+            store, registry, drain, "UTC", Access(store, {TOKEN: Bootstrap("bench", Scope.ADMIN)}), b"key"
+        )
         addresses = [Address("127.0.0.1", 0)]
         application = Express(cast(App, create_app(services)), services)
         guarded = Guard(application, hosts=allowed_hosts(addresses), drain=drain)

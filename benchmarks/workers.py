@@ -26,6 +26,7 @@ from engine import TOKEN, Noop, Report, client, cpu_of, finished, specs
 from taskman.config import Address
 from taskman.garbage import settle_garbage_collector
 from taskman.model.states import State
+from taskman.model.token import Bootstrap, Scope
 from taskman.plugins import discover
 from taskman.runtime.dispatcher import Dispatcher
 from taskman.runtime.frames import Frames, Peer
@@ -73,7 +74,7 @@ async def server() -> AsyncIterator[Bench]:
 
         registry = discover()
         registry.task_types["noop"] = Noop()
-        access = Access(store, {TOKEN: "bench"})
+        access = Access(store, {TOKEN: Bootstrap("bench", Scope.ADMIN)})
         await nursery.start(access.run)
         services = Services(store, registry, drain, "UTC", access, b"key")
         app = WorkerSocket(Express(cast(App, create_app(services)), services), services, serve_worker)
