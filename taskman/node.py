@@ -20,9 +20,11 @@ from .model.admission import Node
 from .plugins import PluginRegistry, discover
 from .runtime.dialing import Server
 from .runtime.identity import worker_identity
+from .runtime.journal import Journal
 from .runtime.link_remote import RemoteLink
 from .runtime.scratch import Scratch
 from .runtime.spool import Spool
+from .runtime.survivors import in_use, pick_up
 from .runtime.worker import Worker
 from .tasktypes import describe
 
@@ -72,8 +74,8 @@ async def _work_until_stopped(config: Config, options: Options) -> None:
             queues=frozenset(options.queues) or None,
         )
         spool = Spool(directory / "spool" / worker_id, config.spool_limit)
-        scratch = Scratch(directory / "scratch" / worker_id)
-        await _run(_Parts(node, registry, options, spool, scratch), slots)
+        scratch, journal = Scratch(directory / "scratch" / worker_id), Journal(directory / "journal" / worker_id)
+        await _run(_Parts(node, registry, options, spool, scratch, journal), slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class _Parts:
     options: Options
     spool: Spool
     scratch: Scratch
+    journal: Journal
 
 
 async def _run(parts: _Parts, slots: int) -> None:
@@ -91,10 +94,11 @@ async def _run(parts: _Parts, slots: int) -> None:
     versions = {name: one.version for name, one in parts.registry.task_types.items()}
     described = [describe(one) for one in parts.registry.task_types.values()]
     link = RemoteLink(server.dial, node, versions, parts.spool, name=options.name, descriptions=described)
+    survivors = await pick_up(parts.journal, parts.registry, link)
     async with trio.open_nursery() as base:
-        base.start_soon(parts.scratch.sweep, parts.scratch.leftovers())
+        base.start_soon(parts.scratch.sweep, parts.scratch.leftovers(in_use(survivors)))
         await base.start(partial(link.run, version=__version__))
-        worker = Worker(link, parts.registry, slots, parts.scratch)
+        worker = Worker(link, parts.registry, slots, parts.scratch, parts.journal, survivors)
         await base.start(worker.run)
         settle_garbage_collector()
         _log.info("worker %s with %d slots for %s, at %s", node.id, slots, ", ".join(sorted(node.types)), options.url)

@@ -27,6 +27,7 @@ from .plugins import PluginRegistry, discover
 from .runtime.dispatcher import Dispatcher
 from .runtime.frames import Frames, Peer
 from .runtime.identity import worker_identity
+from .runtime.journal import Journal
 from .runtime.link_local import LocalLink
 from .runtime.notifier import Notifier
 from .runtime.placement import Placement
@@ -34,6 +35,7 @@ from .runtime.retention import Keep, compact_logs, retain
 from .runtime.scheduler import Scheduler
 from .runtime.scratch import Scratch
 from .runtime.sessions import Sessions
+from .runtime.survivors import in_use, pick_up
 from .runtime.watchdog import watch
 from .runtime.worker import Worker
 from .store.embedded import EmbeddedRedis
@@ -171,24 +173,24 @@ def _keep(config: Config) -> Keep:
 
 
 async def _start_worker(parts: _Parts, nursery: trio.Nursery) -> Worker | None:
-    """The local worker, unless it has no slots. What its predecessor of the same id held is lost for certain."""
+    """The local worker, unless it has no slots. What its predecessor of the same id held goes on, or is lost."""
     slots = parts.config.workers
     if slots is None:
         slots = max(4, 2 * (os.cpu_count() or 1))
-    if lost := await parts.store.runs.reclaim_from(parts.worker_id):
-        _log.warning("%d runs were under way when this server ended last time: they start again", lost)
-    scratch = Scratch(parts.directory / "scratch" / parts.worker_id)
-    nursery.start_soon(scratch.sweep, scratch.leftovers())
-    if slots == 0:
-        return None
     types = frozenset(parts.registry.task_types)
     node = Node(id=parts.worker_id, types=types, labels=parts.config.labels, slots=slots, running=0)
     versions = {name: one.version for name, one in parts.registry.task_types.items()}
     about = About(parts.worker_id, __version__)
+    link = LocalLink(parts.store, node, versions, dispatcher=parts.dispatcher, about=about)
+    journal = Journal(parts.directory / "journal" / parts.worker_id)
+    survivors = await pick_up(journal, parts.registry if slots else PluginRegistry(), link)
+    scratch = Scratch(parts.directory / "scratch" / parts.worker_id)
+    nursery.start_soon(scratch.sweep, scratch.leftovers(in_use(survivors)))
+    if slots == 0:
+        return None
     with suppress(StoreUnavailable):  # its first heartbeat says the same
         await parts.store.workers.enlist(node, versions, about, owner="server", session="-")
-    link = LocalLink(parts.store, node, versions, dispatcher=parts.dispatcher, about=about)
-    worker = Worker(link, parts.registry, slots, scratch)
+    worker = Worker(link, parts.registry, slots, scratch, journal, survivors)
     await nursery.start(link.run)
     await nursery.start(worker.run)
     return worker

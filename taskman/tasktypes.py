@@ -166,11 +166,17 @@ class WorkerContext(ABC):
 
 
 class TaskType(ABC):
-    """A kind of task. Subclasses set `name` and `Params` and implement `run`."""
+    """A kind of task. Subclasses set `name` and `Params` and implement `run`.
+
+    `resumable` says that `run` does nothing worth repeating before and after one `run_process`. Then a run goes on
+    when its worker was killed and is there again within 15 s: the new worker calls `run`, whose first `run_process`
+    starts nothing, but goes on with the process that is running, or has ended in the meantime.
+    """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
     description: ClassVar[str] = ""
+    resumable: ClassVar[bool] = False
     Params: ClassVar[type[BaseModel]]
 
     @abstractmethod

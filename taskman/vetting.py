@@ -94,6 +94,8 @@ def _vetted_type(one: object) -> TaskType:
         if not isinstance(getattr(one, attribute), str):
             value = getattr(one, attribute)
             raise PluginError(f"the {attribute} of the task type '{name}' is {value!r}: make it a text")
+    if not isinstance(one.resumable, bool):
+        raise PluginError(f"the task type '{name}' has a resumable of {one.resumable!r}: make it True or False")
     if not inspect.iscoroutinefunction(inspect.unwrap(one.run)):
         raise PluginError(f"the task type '{name}' has a run that is not async: write async def run(…)")
     _vet_params(name, getattr(one, "Params", None))

@@ -43,6 +43,7 @@ class Shell(TaskType):
     name = "shell"
     version = "1.0"
     description = "Runs a command or a program."
+    resumable = True
     Params = ShellParams
 
     async def run(self, context: TaskContext, params: ShellParams) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,15 +18,18 @@ from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from ..tasktypes import ProcessResult, TaskFailed
 from .context import AttemptContext
-from .lease import Lease
-from .link import Delivery
+from .journal import Entry
+from .lease import Lease, now
+from .link import Delivery, Link
 from .process import Processes, ProcessSpec
 from .reports import Reports
 from .scratch import Scratch
+from .survivors import Survivor
 
 __all__ = ["RunningAttempt", "Tools"]
 
 _RETRY_S = 0.5
+_RESTARTED = b"the worker was restarted here; a moment of output may be missing\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class RunningAttempt:
             assignment, lease, link.worker, self._execute_process, self.reports, tools.scratch
         )
         self.ended_by: str | None = None
+        self._assignment, self._began = assignment, now()
+        self._survivor: Survivor | None = None
+        self._describe: Callable[[], Entry] | None = None
+
+    def go_on_with(self, survivor: Survivor, link: Link) -> None:
+        """It runs already: its process has outlived the worker that started it. To be called before `run`."""
+        self._survivor, self._began = survivor, survivor.entry.began
+        self._context.go_on_in(survivor.entry.scratch)
+        self.reports.go_on(partial(self._log_position, link))
 
     @property
     def is_dropped(self) -> bool:
@@ -76,6 +89,8 @@ class RunningAttempt:
         try:
             outcome = await self._execute()
         finally:
+            if self._survivor is not None:  # the task type did not come to ask for it
+                await self._survivor.end()
             self.reports.close()
             await self._context.tidy()
         await self.reports.deliver()
@@ -95,7 +110,7 @@ class RunningAttempt:
         spec = self.spec
         if spec.timeout_s is None and spec.idle_timeout_s is None:
             return await self._call()
-        with trio.move_on_after(_seconds(spec.timeout_s)), trio.move_on_after(_seconds(spec.idle_timeout_s)) as silence:
+        with trio.move_on_after(self._left_s()), trio.move_on_after(_seconds(spec.idle_timeout_s)) as silence:
             self.reports.watch(partial(_postpone, silence, _seconds(spec.idle_timeout_s)))
             return await self._call()
         if silence.cancelled_caught:
@@ -104,14 +119,29 @@ class RunningAttempt:
 
     async def _call(self) -> Any:
         task_type = self._registry.task_type(self.spec.type)
+        if self._survivor is not None:
+            self.reports.sink.write("sys", _RESTARTED)
+        self._describe = self._entry if task_type.resumable else None
         return await task_type.run(self._context, self._registry.read_params(self.spec.type, self.spec.params))
 
     async def _execute_process(self, spec: ProcessSpec) -> ProcessResult:
+        survivor, self._survivor = self._survivor, None
+        describe, self._describe = self._describe, None  # a successor goes on with the first process only
         try:
-            return await self._processes.execute(spec, self.reports.output, self.lease)
+            if survivor is not None:
+                return await self._processes.go_on(survivor, spec, self.reports.output, self.lease)
+            return await self._processes.execute(spec, self.reports.output, self.lease, describe)
         except LeaseEnded:
             self.end("unrenewed")  # whatever the task type makes of the error
             raise
+
+    def _entry(self) -> Entry:
+        return Entry(self._assignment, self._began, self._context.scratch_made)
+
+    def _left_s(self) -> float:
+        """Of its timeout, which a run that goes on has used up in part."""
+        used_s = 0.0 if self._survivor is None else now() - self._began
+        return max(0.0, _seconds(self.spec.timeout_s) - used_s)
 
     def _stopped(self) -> Outcome:
         """How it ended that was told to."""
@@ -168,6 +198,14 @@ class RunningAttempt:
         except StoreError:
             return False
         return True
+
+    async def _log_position(self, link: Link) -> tuple[int, int]:
+        while not self.is_dropped:
+            try:
+                return await link.log_position(self.run_id, self.number)
+            except StoreError:
+                await trio.sleep(_RETRY_S)
+        return 0, 1
 
     async def _send(self, chunks: list[Chunk]) -> bool:
         while not self.is_dropped:

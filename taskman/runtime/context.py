@@ -87,6 +87,15 @@ class AttemptContext(TaskContext):
             "TASKMAN_FIRE_TIME": self.fire_time or "",
         }
 
+    @property
+    def scratch_made(self) -> Path | None:
+        """The scratch directory, if there is one."""
+        return self._scratch_dir
+
+    def go_on_in(self, scratch: Path | None) -> None:
+        """The attempt goes on, and so does its scratch directory."""
+        self._scratch_dir = scratch
+
     async def tidy(self) -> None:
         """The attempt is over: remove its scratch directory. Cancellation: it is removed all the same."""
         if self._scratch_dir is not None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from .shim.clock import now
 
-__all__ = ["KILL_MARGIN_S", "LEASE_S", "MARGIN_S", "Lease", "now"]
+__all__ = ["KILL_MARGIN_S", "LEASE_S", "MARGIN_S", "Lease", "began_at", "now"]
 
 # So long after the last heartbeat a run is suspect; its own grace follows before it is lost.
 LEASE_S = 20.0
@@ -57,3 +57,8 @@ class Lease:
             yield
         finally:
             self._followers.discard(tell)
+
+
+def began_at(stop_at: float, lost_grace_s: float) -> float:
+    """When the last renewal of a lease was asked for that has its attempt stopped at `stop_at`."""
+    return stop_at - lost_grace_s - LEASE_S + MARGIN_S

@@ -14,7 +14,7 @@ import trio
 
 from ..errors import LeaseEnded, ShimLost
 from .environment import inherited
-from .shim.frames import Frames
+from .shim.frames import Frames, pack
 
 __all__ = ["ShimProcess"]
 
@@ -25,8 +25,8 @@ SHIM_ANSWER_S = 30.0
 class ShimProcess:
     """A shim process, and the worker's end of its lifeline."""
 
-    def __init__(self, process: trio.Process, lifeline: socket.socket) -> None:
-        self.process, self._lifeline = process, lifeline
+    def __init__(self, pid: int, lifeline: socket.socket) -> None:
+        self.pid, self._lifeline = pid, lifeline
         self.busy = False  # it may have a tree
         self.idle_since = -1.0  # never
         self._frames = Frames()
@@ -34,8 +34,8 @@ class ShimProcess:
         self._received: list[list[bytes]] = []
 
     @classmethod
-    async def start(cls) -> ShimProcess:
-        """Start a shim. Raises: OSError when the system has no room for another process."""
+    async def start(cls) -> tuple[ShimProcess, trio.Process]:
+        """Start a shim as a child of ours. Raises: OSError when the system has no room for another process."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         argv = [sys.executable, "-I", "-S", str(SHIM), str(theirs.fileno())]
@@ -46,7 +46,26 @@ class ShimProcess:
                 argv, pass_fds=[theirs.fileno()], stdin=null, stdout=null, env=inherited(), start_new_session=True
             )
             on_error.pop_all()
-        return cls(process, ours)
+        return cls(process.pid, ours), process
+
+    @classmethod
+    async def meet(cls, lifeline: socket.socket) -> tuple[ShimProcess, list[bytes], list[int]]:
+        """Take over from a worker that is gone, on a connection to the socket that the shim listens on.
+
+        Shape: the shim, the words after `held`, and the fds of the outputs, which are ours then. Raises: ShimLost,
+        once its tree is gone.
+        """
+        data, fds = b"", list[int]()
+        with contextlib.suppress(ConnectionResetError):
+            await trio.lowlevel.wait_readable(lifeline)
+            data, fds, _, _ = socket.recv_fds(lifeline, 4096, 2, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        shim = cls(0, lifeline)
+        shim._received += shim._frames.feed(data)
+        if not shim._received or shim._received[0][0] != b"held":
+            raise ShimLost("A shim has ended its process tree.")
+        _, label, pid, *terms = shim._received.pop(0)
+        shim.pid, shim.busy = int(pid), True
+        return shim, [label, *terms], fds
 
     async def spawn(self, request: bytes, fds: list[int]) -> bool:
         """Have a process started. False: this idle shim had died unnoticed, take another.
@@ -68,7 +87,7 @@ class ShimProcess:
             if words[0] == b"overdue":
                 raise LeaseEnded
             return True
-        raise ShimLost(f"The shim (process {self.process.pid}) does not answer.")
+        raise ShimLost(f"The shim (process {self.pid}) does not answer.")
 
     async def receive(self) -> list[bytes]:
         """Wait for the shim's next message. Raises: ShimLost."""
@@ -78,7 +97,7 @@ class ShimProcess:
                 await trio.lowlevel.wait_readable(self._lifeline)
                 data = self._lifeline.recv(4096)
             if not data:
-                raise ShimLost(f"The shim (process {self.process.pid}) died before its process tree did.")
+                raise ShimLost(f"The shim (process {self.pid}) died before its process tree did.")
             self._received += self._frames.feed(data)
         return self._received.pop(0)
 
@@ -91,7 +110,7 @@ class ShimProcess:
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(self._lifeline)
                 except (OSError, trio.ClosedResourceError) as error:
-                    raise ShimLost(f"The shim (process {self.process.pid}) is gone.") from error
+                    raise ShimLost(f"The shim (process {self.pid}) is gone.") from error
                 else:
                     data, fds = data[sent:], ()
 
@@ -104,8 +123,25 @@ class ShimProcess:
             with contextlib.suppress(OSError):  # full, or gone: whoever waits for the tree is told
                 self._lifeline.send(data)
 
+    def hand(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Send a short frame with fds at once. False: it cannot be sent now."""
+        if self._sending.locked():
+            return False
+        try:
+            socket.send_fds(self._lifeline, [data], fds)
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """End the lifeline: the shim kills what is left of its tree, and exits."""
         if self._lifeline.fileno() >= 0:
+            if self.busy:
+                self.mention(pack([b"kill"]))  # a lifeline that ends without a word might mean that we have died
             trio.lowlevel.notify_closing(self._lifeline)
             self._lifeline.close()
+
+    def abandon(self) -> None:
+        """End the lifeline as our death would: a tree that is held lives on for a while."""
+        self.busy = False
+        self.close()

@@ -48,6 +48,20 @@ class Delivery(Protocol):
 class Link(Delivery, Protocol):
     """The worker's side. Every call but `claim` and `cancels`: StoreUnavailable when nobody can be reached."""
 
+    async def take_over(self, held: Sequence[tuple[str, int]]) -> list[str]:
+        """Renew those (run id, attempt) pairs that this worker's predecessor has left: keep, cancel or drop for each.
+
+        Before anything else. Whatever else the predecessor held is lost for certain, and given back.
+        """
+        ...
+
+    async def log_position(self, run_id: str, attempt: int) -> tuple[int, int]:
+        """How far the log of an attempt has come: the seq of its last chunk, and the number of the line behind it.
+
+        Of one that `take_over` has kept.
+        """
+        ...
+
     async def claim(self, limit: int) -> Claim:
         """At least one run and at most `limit`; waits until there is one, also through an outage.
 

@@ -135,8 +135,8 @@ class LocalLink:
             return Claim(began, [])
         return Claim(began, claimed)
 
-    async def take_over(self, held: Sequence[tuple[str, int]], *, is_same_process: bool) -> list[str]:
-        """Renew what a worker holds that has just connected: keep, cancel or drop for each.
+    async def take_over(self, held: Sequence[tuple[str, int]], *, is_same_process: bool = False) -> list[str]:
+        """See Link. Also of a worker that has just connected to a server, maybe not for the first time.
 
         What it has leases of besides is gone: its process was started again since, or, if it is the same process,
         never got to hear of it. Raises: StoreUnavailable.
@@ -238,6 +238,10 @@ class LocalLink:
     async def append_log(self, run_id: str, attempt: int, chunks: Sequence[Chunk]) -> bool:
         """See Link."""
         return await self._store.logs.append(run_id, attempt, self.worker, chunks)
+
+    async def log_position(self, run_id: str, attempt: int) -> tuple[int, int]:
+        """See Link."""
+        return await self._store.logs.position(run_id, attempt)
 
     async def progress(self, run_id: str, attempt: int, done: float, total: float | None, message: str | None) -> None:
         """See Link."""

@@ -32,6 +32,7 @@ from .frames import Frames
 from .lease import now
 from .link import Cancel, Claim
 from .messages import assignment_of, described, encoded_outcome, in_portions, log_messages, refusal_of
+from .positions import LogPositions
 from .replay import replay
 from .spool import Key, Spool
 
@@ -66,6 +67,7 @@ class RemoteLink:
         self._descriptions = described(descriptions)
         self._name, self._boot = name or node.id, f"{random.getrandbits(64):016x}"
         self._held: dict[str, int] = {}
+        self._positions = LogPositions()
         self._load = 0
         self._arrived: deque[tuple[float, Assignment]] = deque()
         self._something_arrived = trio.Event()
@@ -88,7 +90,9 @@ class RemoteLink:
         the token, or the worker.
         """
         for entry in await trio.to_thread.run_sync(self._spool.load):
-            if not entry.has_result:  # its process ended before it did
+            if entry.key in self._positions:
+                await trio.to_thread.run_sync(self._positions.read, self._spool, entry.key)
+            elif not entry.has_result:  # its process ended before it did
                 await self._spool.add_result(entry.key, wire.encode(wire.Done(*entry.key, "lost")))
         task_status.started()
         away_since, failures = trio.current_time(), 0
@@ -129,7 +133,7 @@ class RemoteLink:
             self.has_been_welcome, self._welcome_at = True, trio.current_time()
             self._exchange = exchange
             try:
-                self._begin(exchange, more)
+                self._begin(exchange, welcome, more)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._replay, exchange)
                     with suppress(LinkLost):
@@ -167,8 +171,9 @@ class RemoteLink:
             raise ProtocolViolation("the server did not begin with 'welcome'")
         return first, more
 
-    def _begin(self, exchange: Exchange, more: Sequence[Any]) -> None:
+    def _begin(self, exchange: Exchange, welcome: wire.Welcome, more: Sequence[Any]) -> None:
         """Ask for the state of everything held, and for work again."""
+        self._positions.hear(welcome.keep)
         for message in more:
             self._deliver(message)
         self._cancel(None)
@@ -225,6 +230,15 @@ class RemoteLink:
         self._something_arrived.set()
 
     # What the worker asks for: see Link.
+
+    async def take_over(self, held: Sequence[tuple[str, int]]) -> list[str]:
+        """See Link. The first server hears of it; until then all of it is kept."""
+        self._held, self._positions = dict(held), LogPositions(held)
+        return ["keep"] * len(held)
+
+    async def log_position(self, run_id: str, attempt: int) -> tuple[int, int]:
+        """See Link. Lines are numbered by the server."""
+        return await self._positions.get((run_id, attempt)), 1
 
     async def claim(self, limit: int) -> Claim:
         """See Link. Cancellation means that the worker takes nothing new any more."""

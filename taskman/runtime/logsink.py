@@ -24,6 +24,8 @@ HIGH_WATER = 512 * 1024
 _PIECE_BYTES = 64
 
 Send = Callable[[list[Chunk]], Awaitable[bool]]
+Position = Callable[[], Awaitable[tuple[int, int]]]
+"""Asks how far a log has come: the seq of its last chunk, and the number of the line behind it."""
 
 
 class LogSink:
@@ -34,9 +36,11 @@ class LogSink:
     does not wait, is left out, with a line that says so in its place.
     """
 
-    def __init__(self, send: Send, *, on_output: Callable[[], None] | None = None) -> None:
-        """`on_output` is called at each piece of output."""
-        self._send = send
+    def __init__(
+        self, send: Send, *, on_output: Callable[[], None] | None = None, position: Position | None = None
+    ) -> None:
+        """`on_output` is called at each piece of output. With a `position` it goes on with a log, else begins one."""
+        self._send, self._position = send, position
         self._on_output = on_output or _nothing
         self._waiting: deque[tuple[int, str, bytearray]] = deque()
         self._tails: dict[str, bytearray] = {}
@@ -91,6 +95,9 @@ class LogSink:
     async def run(self) -> None:
         """Deliver until closed and empty. Cancellation drops what is left."""
         try:
+            if self._position is not None:
+                seq, self._line = await self._position()
+                self._seq = seq + 1
             while self._waiting or not self._closing:
                 await self._wait()
                 if not self._waiting and trio.current_time() >= self._written_at + PARTIAL_S:

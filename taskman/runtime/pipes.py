@@ -7,6 +7,7 @@ import fcntl
 import os
 import sys
 import termios
+from collections.abc import Sequence
 
 import trio
 
@@ -18,11 +19,15 @@ READ_SIZE = 65_536
 class Pipes:
     """The pipes of one tree: our ends, and those `handed` to the tree, which we close (`theirs`) once it has them."""
 
-    def __init__(self, ours: contextlib.ExitStack, *, with_stdin: bool) -> None:
+    def __init__(
+        self, ours: contextlib.ExitStack, *, with_stdin: bool = False, outputs: Sequence[int] | None = None
+    ) -> None:
+        """`outputs`: our ends of a tree that has its own already; else pipes are made."""
         self.handed: list[int] = []
         self.feeding = ours.enter_context(contextlib.ExitStack())
         with contextlib.ExitStack() as theirs:
-            self.readers = [Reader(name, self._open(ours, theirs, 0)) for name in ("out", "err")]
+            self.outputs = outputs or [self._open(ours, theirs, 0) for _ in range(2)]
+            self.readers = [Reader(name, fd) for name, fd in zip(("out", "err"), self.outputs, strict=True)]
             self.stdin = self._open(self.feeding, theirs, 1) if with_stdin else None
             self.theirs = theirs.pop_all()
 

@@ -1,7 +1,7 @@
 """Process trees of a worker: starts them through shims, streams their output, and ends them to the last process.
 
 A tree belongs to a shim (`shim/`), not to the worker: so nothing can leave it, and it dies even when the worker
-is killed. A shim serves one run at a time, and is used again once its tree is gone.
+is killed, or waits for the next one. A shim serves one run at a time, and is used again once its tree is gone.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import contextlib
 import math
 import os
 import signal
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,14 @@ import trio
 
 from ..errors import LeaseEnded, ShimLost
 from ..tasktypes import HeldProcess, ProcessResult, TaskContext
+from .journal import Entry, Journal
+from .keeping import Keeping
 from .lease import Lease
 from .lifeline import ShimProcess
 from .pipes import Pipes, Reader
 from .shim.frames import pack
-from .shim.table import descendants, processes
+from .survivors import Survivor
+from .sweep import sweep
 
 __all__ = ["ProcessSpec", "Processes"]
 
@@ -33,8 +35,6 @@ SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 STOP_MARGIN_S = 5.0  # beyond the grace: to kill, to reap, and to pass on the last output
 SHIM_EXIT_S = 5.0
 IDLE_SHIMS, IDLE_S = 4, 60.0  # so many are kept for ever, the others so long
-SWEEP_ROUNDS, SWEEP_PAUSE_S = 100, 0.02
-MARKS = ("TASKMAN_RUN_ID", "TASKMAN_ATTEMPT", "TASKMAN_TREE")
 # A held tree may be told of leases so much too short: then many calls a second need few messages.
 LEASE_STEP_S = 1.0
 # So often trees that hold no run's lease any more are told so: sooner than any lease could end.
@@ -55,13 +55,14 @@ class ProcessSpec:
 
 
 class Processes:
-    """The process trees of one worker, and the shims that hold them."""
+    """The process trees of one worker, and the shims that hold them. Those that `journal` knows may outlive it."""
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal | None = None) -> None:
         self._nursery: trio.Nursery | None = None
-        self._shims: set[ShimProcess] = set()
+        self._shims: dict[ShimProcess, trio.Process] = {}
         self._idle: list[ShimProcess] = []  # the one used last is at the end, and used next
         self._trees: set[_Tree] = set()
+        self._keeping = None if journal is None else Keeping(journal, self._trees)
         self._changed = trio.lowlevel.ParkingLot()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -73,6 +74,8 @@ class Processes:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._forget_leases)
+            if self._keeping is not None:
+                nursery.start_soon(self._keeping.run)
             task_status.started()
             try:
                 await self._retire_idle_shims()
@@ -81,13 +84,20 @@ class Processes:
                 with trio.CancelScope(shield=True):
                     await self._end()
 
-    async def execute(self, spec: ProcessSpec, output: Output, lease: Lease | None = None) -> ProcessResult:
+    async def execute(
+        self,
+        spec: ProcessSpec,
+        output: Output,
+        lease: Lease | None = None,
+        describe: Callable[[], Entry] | None = None,
+    ) -> ProcessResult:
         """Run a process, passing on its output as it comes, and return when its whole tree is gone.
 
         `output(stream, data)` gets up to 64 KiB of "out" or "err", exactly as written. Until it returns, that
         stream is not read, and the process has to wait. What the main process leaves behind gets SIGTERM, and
         SIGKILL after two seconds, or the grace where that is shorter.
         When `lease` comes to its end, the shim ends the tree, also while this whole process stands still.
+        A tree that somebody can `describe` is put into the journal once it has lasted for half a second.
         Units: `max_rss_bytes` is at least that of a shim, 10 MiB or so (the kernel counts from before exec).
         Cancellation: the tree gets SIGTERM, and SIGKILL after the grace; output is passed on meanwhile. Cancelled
         is raised when no process is left (or, if one hangs in the kernel, five seconds after the grace).
@@ -101,10 +111,22 @@ class Processes:
             with pipes.theirs:
                 shim = await self._start_tree(_spawn_request(spec, lease), pipes.handed)
             tree = _Tree(spec, shim, pipes, output)
+            tree.description = describe
             if lease.stop_at > told:
                 tree.tell(lease)
             with lease.followed_by(tree.tell):
                 return await self._follow(tree, shim)
+
+    async def go_on(self, survivor: Survivor, spec: ProcessSpec, output: Output, lease: Lease) -> ProcessResult:
+        """Go on with a tree that has outlived its worker, as if `execute` had started it with `spec`."""
+        with contextlib.ExitStack() as ours:
+            pipes = Pipes(ours, outputs=survivor.outputs)
+            ours.callback(survivor.close)
+            tree = _Tree(spec, survivor.shim, pipes, output)
+            tree.label = survivor.entry.label
+            tree.tell(lease)
+            with lease.followed_by(tree.tell):
+                return await self._follow(tree, survivor.shim)
 
     async def hold(
         self,
@@ -126,7 +148,9 @@ class Processes:
             return await tree.follow()
         finally:
             self._trees.discard(tree)
-            self._release(shim, reusable=not shim.busy)
+            if self._keeping is not None and tree.label is not None:
+                self._keeping.forget(tree.label)
+            self._release(shim, reusable=not shim.busy and shim in self._shims)
 
     async def kill(self, run_id: str) -> None:
         """SIGKILL for every tree of that run, without a grace; `execute` returns when they are gone.
@@ -153,20 +177,20 @@ class Processes:
     async def _start_shim(self) -> ShimProcess:
         if self._nursery is None:
             raise RuntimeError("Processes.run is not running")
-        shim = await ShimProcess.start()
+        shim, process = await ShimProcess.start()
         if self._nursery is None:  # ended in the meantime
             shim.close()
             with trio.CancelScope(shield=True):
-                await shim.process.wait()
+                await process.wait()
             raise RuntimeError("Processes.run has ended")
-        self._shims.add(shim)
-        self._nursery.start_soon(self._look_after, shim)
+        self._shims[shim] = process
+        self._nursery.start_soon(self._look_after, shim, process)
         return shim
 
-    async def _look_after(self, shim: ShimProcess) -> None:
+    async def _look_after(self, shim: ShimProcess, process: trio.Process) -> None:
         with trio.CancelScope(shield=True):  # _end_shims makes it exit
-            await shim.process.wait()
-        self._shims.discard(shim)
+            await process.wait()
+        del self._shims[shim]
         if shim in self._idle:
             self._idle.remove(shim)
             shim.close()
@@ -200,10 +224,12 @@ class Processes:
         for shim in self._shims:
             shim.close()
         await self._wait_until_empty(self._shims, SHIM_EXIT_S)
-        for shim in self._shims:
-            shim.process.kill()
+        for process in self._shims.values():
+            process.kill()
+        if self._keeping is not None:
+            self._keeping.close()
 
-    async def _wait_until_empty(self, members: set[_Tree] | set[ShimProcess], at_most_s: float) -> None:
+    async def _wait_until_empty(self, members: Sized, at_most_s: float) -> None:
         with trio.move_on_after(at_most_s):
             while members:
                 await self._changed.park()
@@ -218,7 +244,10 @@ class _Tree:
         self.spec, self._shim, self._pipes, self._output = spec, shim, pipes, output
         self.run_id = spec.env.get("TASKMAN_RUN_ID")
         self._told = math.inf  # until when it may live while it is held and works for a run
-        self._gone = False
+        self._started_at = trio.current_time()
+        self.description: Callable[[], Entry] | None = None
+        self.label: str | None = None
+        self._gone = self._is_fed = False
         self._result: ProcessResult | None = None
         self._failure: Exception | None = None
         self._patience, self._feeding = trio.CancelScope(shield=True), trio.CancelScope()
@@ -257,6 +286,28 @@ class _Tree:
         self._told = lease.stop_at
         if not self._gone:
             self._shim.mention(pack([b"lease", *_moments(lease)]))
+
+    def is_to_be_held(self, since: float) -> bool:
+        """See Lasting. Not while somebody feeds it, which no successor could go on with."""
+        is_fed = self._pipes is None or self._pipes.stdin is None or self._is_fed
+        is_wanted = not self._gone and self._patience.deadline == math.inf
+        return self.description is not None and self._started_at <= since and is_fed and is_wanted
+
+    def describe(self) -> Entry:
+        """See Lasting."""
+        assert self.description is not None
+        describe, self.description = self.description, None
+        return describe()
+
+    def hold(self, label: str, path: str, listener: int) -> bool:
+        """See Lasting."""
+        if self._gone or self._pipes is None or self._patience.deadline < math.inf:
+            return False
+        frame = pack([b"hold", os.fsencode(label), os.fsencode(path)])
+        if not self._shim.hand(frame, [listener, *self._pipes.outputs]):
+            return False
+        self.label = label
+        return True
 
     async def kill(self) -> None:
         """Have the tree killed at once, also when it is being stopped already."""
@@ -302,7 +353,7 @@ class _Tree:
             self._result = ProcessResult(exit_code, name, int(max_rss_bytes), float(cpu_s))
         except ShimLost as error:
             self._failure = error
-            await trio.to_thread.run_sync(_sweep, self.spec.env)
+            await trio.to_thread.run_sync(sweep, self.spec.env)
 
     async def _pass_on(self, reader: Reader) -> None:
         while data := await reader.read():
@@ -321,6 +372,7 @@ class _Tree:
                     rest = rest[os.write(fd, rest) :]
                 except BlockingIOError:
                     await trio.lowlevel.wait_writable(fd)
+        self._is_fed = True
 
 
 def _moments(lease: Lease) -> tuple[bytes, bytes]:
@@ -335,26 +387,3 @@ def _spawn_request(spec: ProcessSpec, lease: Lease) -> bytes:
     head = (f"{spec.grace_s:f}", os.path.abspath(spec.cwd or "."), spec.user or "", str(len(spec.argv)))
     env = (f"{name}={value}" for name, value in spec.env.items())
     return pack([b"spawn", *_moments(lease), *(os.fsencode(word) for word in (*head, *spec.argv, *env))])
-
-
-def _sweep(env: Mapping[str, str]) -> None:
-    """Kill what carries the run's marks in its environment, or descends from such: the tree of a killed shim.
-
-    Not found is what has cleared its environment and lost its parent as well.
-    """
-    marks = {os.fsencode(f"{name}={env[name]}") for name in MARKS if name in env}
-    for _ in range(SWEEP_ROUNDS if {"TASKMAN_RUN_ID", "TASKMAN_TREE"} & env.keys() else 0):
-        table = processes()
-        marked = {process.pid for process in table if _has_marks(process.pid, marks)}
-        if not marked:
-            return
-        for pid in marked | {process.pid for process in descendants(marked, table)}:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(SWEEP_PAUSE_S)
-
-
-def _has_marks(pid: int, marks: set[bytes]) -> bool:
-    with contextlib.suppress(OSError):
-        return marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
-    return False

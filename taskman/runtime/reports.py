@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from ..model.progress import Progress
-from .logsink import LogSink
+from .logsink import LogSink, Position
 from .logsink import Send as SendLog
 from .meter import ProgressMeter
 from .meter import Send as SendProgress
@@ -28,17 +28,22 @@ class Reports:
         self._meter: ProgressMeter | None = None
         self._on_life: Callable[[], None] | None = None
         self._is_over = False
+        self._position: Position | None = None
         self.on_progress: Callable[[Progress], None] | None = None
 
     def watch(self, on_life: Callable[[], None]) -> None:
         """Call `on_life` at each sign of life, which is output or progress. To be called before there is any."""
         self._on_life = on_life
 
+    def go_on(self, position: Position) -> None:
+        """The log has begun already, and has come so far. To be called before there is any output."""
+        self._position = position
+
     @property
     def sink(self) -> LogSink:
         """Where output goes."""
         if self._sink is None:
-            self._sink = LogSink(self._send_log, on_output=self._on_life)
+            self._sink = LogSink(self._send_log, on_output=self._on_life, position=self._position)
             self._nursery.start_soon(self._sink.run)
             if self._is_over:
                 self._sink.close()

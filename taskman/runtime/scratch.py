@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import trio
@@ -42,9 +43,13 @@ class Scratch:
         if patience.cancelled_caught:
             _log.warning("%s is not removed after %g s: the next start will see to it", path, REMOVE_S)
 
-    def leftovers(self) -> list[Path]:
-        """What a worker that was killed has left here. Only who holds its lock may ask, before anything is made."""
-        return sorted(self._root.iterdir()) if self._root is not None and self._root.is_dir() else []
+    def leftovers(self, but: Collection[Path] = ()) -> list[Path]:
+        """What a worker that was killed has left here, `but` for what is in use again.
+
+        Only who holds its lock may ask, before anything is made.
+        """
+        found = sorted(self._root.iterdir()) if self._root is not None and self._root.is_dir() else []
+        return [path for path in found if path not in but]
 
     async def sweep(self, leftovers: list[Path]) -> None:
         """Remove what `leftovers` has found; new directories may be made meanwhile."""

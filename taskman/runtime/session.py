@@ -118,11 +118,19 @@ class Session:
         is_same = bool(self._hello.boot) and before is not None and before.boot == self._hello.boot
         replies = await self._link.take_over(held, is_same_process=is_same)
         keep, drop = self._sort(self._hello.held, replies)
-        answer: list[wire.Message] = [wire.Welcome(HEARTBEAT_S, LEASE_MS / 1000, server, keep, drop)]
+        kept = [await self._position(one, is_same_process=is_same) for one in keep]
+        answer: list[wire.Message] = [wire.Welcome(HEARTBEAT_S, LEASE_MS / 1000, server, kept, drop)]
         answer += self._cancels(self._hello.held, replies)
         if self._dispatcher.is_draining(self.worker):
             answer.append(wire.Drain())
         await self._send(answer)
+
+    async def _position(self, held: wire.Held, *, is_same_process: bool) -> wire.Kept:
+        """With how far its log is stored, for a process that has not sent it itself."""
+        if is_same_process:
+            return wire.Kept(held.run, held.attempt)
+        seq, line = await self._store.logs.position(held.run, held.attempt)
+        return wire.Kept(held.run, held.attempt, seq, line)
 
     def _sort(self, held: Sequence[wire.Held], replies: Sequence[str]) -> tuple[list[wire.Held], list[wire.Held]]:
         dropped = [one for one, reply in zip(held, replies, strict=True) if reply == "drop"]

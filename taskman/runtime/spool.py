@@ -78,6 +78,11 @@ class Spool:
         self._size += entry.size
         return entry
 
+    def last(self, key: Key) -> bytes | None:
+        """The last message of an attempt, as a process before this one has left it. Reads the whole file."""
+        entry = self._entries.get(key)
+        return None if entry is None else next(reversed(list(_records(entry.path.read_bytes()))), None)
+
     def __contains__(self, key: Key) -> bool:
         return key in self._entries
 

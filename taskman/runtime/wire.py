@@ -89,6 +89,13 @@ class Description(msgspec.Struct, frozen=True):
     schema: dict[str, Any]
 
 
+class Kept(Held, frozen=True, omit_defaults=True):
+    """An attempt that goes on, in another process than before: so far its log is stored, by seq and by lines."""
+
+    seq: int | None = None
+    line: int | None = None
+
+
 # From the worker.
 
 
@@ -172,7 +179,7 @@ class Welcome(Message, tag="welcome"):
     heartbeat_s: float
     lease_s: float
     server: str
-    keep: list[Held]
+    keep: list[Kept]
     drop: list[Held]
 
 

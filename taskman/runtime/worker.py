@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import trio
 
@@ -10,11 +11,13 @@ from ..errors import StoreError, StoreUnavailable
 from ..plugins import PluginRegistry
 from ..store.runs import Assignment, Outcome
 from .attempt import RunningAttempt, Tools
+from .journal import Journal
 from .lease import Lease, now
 from .link import Link
 from .process import Processes
 from .scratch import Scratch
 from .services import serve_types
+from .survivors import Survivor
 
 __all__ = ["Worker"]
 
@@ -26,11 +29,18 @@ _log = logging.getLogger("taskman.worker")
 
 
 class Worker:
-    """Executes runs from one link with `slots` attempts at a time; `scratch` has their scratch directories."""
+    """Executes runs from one link with `slots` attempts at a time; `scratch` has their scratch directories.
 
-    def __init__(self, link: Link, registry: PluginRegistry, slots: int, scratch: Scratch | None = None) -> None:
+    What the `journal` knows may outlive it; `survivors` are what has outlived its predecessor: see `pick_up`.
+    """
+
+    def __init__(
+        self, link: Link, registry: PluginRegistry, slots: int, scratch: Scratch | None = None,
+        journal: Journal | None = None, survivors: Sequence[Survivor] = (),
+    ) -> None:  # fmt: skip
         self._link, self._registry, self._slots = link, registry, slots
-        self._processes = Processes()
+        self._survivors = survivors
+        self._processes = Processes(journal)
         self._tools = Tools(self._processes, scratch or Scratch())
         self._held: dict[str, RunningAttempt] = {}
         self._executing: set[RunningAttempt] = set()
@@ -59,6 +69,8 @@ class Worker:
             support.start_soon(self._follow_cancels)
             async with trio.open_nursery() as work:
                 work.start_soon(self._report)
+                for survivor in self._survivors:
+                    self._go_on(work, survivor)
                 task_status.started()
                 await self._feed(work)
             support.cancel_scope.cancel()
@@ -93,7 +105,15 @@ class Worker:
             before.lease.renew(began)
             return  # a Redis that lost its last second has forgotten our claim, which is renewed by this one
         lease = Lease(began, assignment.spec.lost_grace_s)
+        self._hold(work, RunningAttempt(assignment, lease, self._link, self._registry, self._tools, work), before)
+
+    def _go_on(self, work: trio.Nursery, survivor: Survivor) -> None:
+        assignment, lease = survivor.entry.assignment, survivor.lease
         attempt = RunningAttempt(assignment, lease, self._link, self._registry, self._tools, work)
+        attempt.go_on_with(survivor, self._link)
+        self._hold(work, attempt, None)
+
+    def _hold(self, work: trio.Nursery, attempt: RunningAttempt, before: RunningAttempt | None) -> None:
         self._held[attempt.run_id] = attempt
         self._executing.add(attempt)
         self._busy += 1

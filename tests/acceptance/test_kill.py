@@ -11,6 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 from harness import Server, eventually
+from runtime.trees import carrying, listens, parent
+
+from taskman.runtime.shim.hold import PATIENCE_S
 
 
 def submit(client: httpx2.Client, command: str) -> str:
@@ -61,7 +64,7 @@ def _fired_after(client: httpx2.Client, since: float) -> bool:
     return bool(items) and str(items[0]["fire_time"]) > stamp
 
 
-def test_a_running_process_does_not_outlive_a_killed_server(make_server: Callable[..., Server]) -> None:
+def test_a_fresh_process_does_not_outlive_a_killed_server(make_server: Callable[..., Server]) -> None:
     server = make_server()
     with server.client() as client:
         submit(client, "exec sleep 4711.25")
@@ -71,7 +74,43 @@ def test_a_running_process_does_not_outlive_a_killed_server(make_server: Callabl
     eventually(lambda: not _sleepers("4711.25"), "the run's process is gone")
 
 
-def _sleepers(argument: str) -> list[str]:
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_server_for_long(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    with server.client() as client:
+        submit(client, "exec sleep 4712.25")
+        eventually(lambda: any(listens(parent(pid)) for pid in _sleepers("4712.25")), "the run is held")
+    assert server.process is not None
+    server.process.kill()
+    server.reap()
+    assert _sleepers("4712.25")
+    eventually(lambda: not _sleepers("4712.25"), "the run's process is gone", PATIENCE_S + 5)
+
+
+def test_a_run_goes_on_when_a_killed_server_is_back(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = make_server()
+    command = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo attempt $TASKMAN_ATTEMPT"
+    with server.client() as client:
+        run_id = submit(client, f"sh -c '{command}'")
+        eventually(lambda: any(listens(parent(pid)) for pid in carrying(run_id)), "the run is held")
+    assert server.process is not None
+    server.process.kill()
+    server.reap()
+    server.start()
+    (tmp_path / "go").touch()
+    with server.client() as client:
+        run = eventually(lambda: _ended(client, run_id), "the run ends")
+        assert [(one["state"], one["number"]) for one in run["attempts"]] == [("succeeded", 1)]
+        log = client.get(f"/runs/{run_id}/log").text.splitlines()
+    assert log == ["the worker was restarted here; a moment of output may be missing", "attempt 1"]
+
+
+def _ended(client: httpx2.Client, run_id: str) -> dict[str, Any] | None:
+    run: dict[str, Any] = client.get(f"/runs/{run_id}").json()
+    return run if run["finished_at"] else None
+
+
+def _sleepers(argument: str) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -79,5 +118,5 @@ def _sleepers(argument: str) -> list[str]:
         except OSError:
             continue
         if words[:2] == [b"sleep", argument.encode()]:
-            found.append(entry.name)
+            found.append(int(entry.name))
     return found

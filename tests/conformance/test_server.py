@@ -115,7 +115,7 @@ async def test_lines_are_numbered_on_across_connections(connect: Connect, hello:
         await worker.say({"m": "log", **one(run), "chunks": [[1, 1, "out", b"one\ntwo\n"]]})
         await worker.hear("logged")
     async with connect({**hello, "held": [one(run)]}) as worker:
-        assert (await worker.hear("welcome"))["keep"] == [one(run)]
+        assert (await worker.hear("welcome"))["keep"] == [{**one(run), "seq": 1, "line": 3}]
         chunks = [[1, 1, "out", b"one\ntwo\n"], [2, 2, "out", b"three\n"]]
         await worker.say({"m": "log", **one(run), "chunks": chunks})
         assert (await worker.hear("logged"))["seq"] == 2

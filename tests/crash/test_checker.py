@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from crash.checker import misplaced, violations
+from crash.checker import RESTARTED, misplaced, violations
 from crash.evidence import Evidence, LedgerLine, Mark, Snapshot
 
 ID = "r0-1"
@@ -92,3 +92,24 @@ def test_a_run_in_no_place_or_in_two_is_found(indexes: dict[str, list[str]]) -> 
 
 def test_a_run_in_its_one_place_is_fine() -> None:
     assert misplaced(Snapshot({ID: "queued"}, {"state:queued": [ID], "ready:x": [ID], "live:y": [ID]})) == []
+
+
+@pytest.mark.parametrize(
+    ("log", "is_fine"),
+    [
+        ("1\n2\n3\n", True),
+        ("1\n3\n", False),
+        (f"1\n{RESTARTED}3\n", True),
+        (f"{RESTARTED}{RESTARTED}2\n3\n", True),
+        (f"1\n{RESTARTED}2\n{RESTARTED}", True),
+        (f"1\n{RESTARTED}1\n2\n3\n", False),
+        (f"2\n{RESTARTED}3\n", False),
+        (f"1\n{RESTARTED}2\n", False),
+        (f"1\n2\n{RESTARTED}1\n{RESTARTED}3\n", False),
+    ],
+)
+def test_a_log_may_miss_something_only_where_it_says_so(log: str, is_fine: bool) -> None:
+    runs = {ID: run_with("queued", "running", "succeeded")}
+    marks = [Mark("start", ID, 1), Mark("end", ID, 1)]
+    found = violations(evidence(marks=marks, runs=runs, logs={ID: log}, expected_logs={ID: "1\n2\n3\n"}))
+    assert ("i6_logs" in str(found)) is not is_fine

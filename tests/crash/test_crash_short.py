@@ -13,6 +13,7 @@ from crash.evidence import PREFIX
 from crash.faults import SHORT_S, Faults, signal_to
 from crash.scene import Scene
 from harness import eventually
+from runtime.trees import listens
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -27,6 +28,22 @@ def test_a_killed_server_loses_and_doubles_nothing(scene: Scene, fault: str) -> 
         assert misplaced(scene.snapshot()) == []
     scene.acknowledged(10)
     scene.check()
+
+
+def test_a_killed_server_goes_on_with_what_its_shims_still_hold(scene: Scene) -> None:
+    scene.start_server()
+    scene.start_load()
+    lasting = [scene.submit(kind) for kind in ("beating", "stubborn")]
+    for _ in range(3):
+        for run_id in lasting:
+            shim = scene.process_of(run_id).parent
+            eventually(lambda shim=shim: listens(shim), "it is held")
+        Faults(scene, random.Random(1)).kill_server()
+        scene.acknowledged(10)
+    scene.have_enough()
+    evidence = scene.check()
+    for run_id in lasting:
+        assert [one["state"] for one in evidence.runs[run_id]["attempts"]] == ["succeeded"]
 
 
 def test_killing_shims_and_children_concerns_their_runs_only(scene: Scene) -> None:

@@ -74,6 +74,24 @@ def carrying(mark: str) -> list[int]:
     return found
 
 
+def listens(pid: int) -> bool:
+    """Whether a process has a Unix socket on which it listens: so has a shim that holds its tree."""
+    table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{words[6]}]" for words in table if words[3] == "00010000"}
+    try:
+        return any(os.readlink(link) in sockets for link in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def parent(pid: int) -> int:
+    """The parent of a process, 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def shims() -> set[int]:
     """The shims of this process."""
     children = [child.pid for child in processes() if child.parent == os.getpid()]

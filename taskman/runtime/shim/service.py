@@ -14,12 +14,13 @@ import time
 
 from .clock import Alarm, now
 from .frames import Frames, pack
+from .hold import PATIENCE_S, Hold
 from .start import start
 from .tree import Tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Shim", "main"]
 
@@ -56,7 +57,8 @@ class Shim:
         self._frames = Frames()
         self._fds: list[int] = []
         self._tree: Tree | None = None
-        self._worker_gone = False
+        self._hold: Hold | None = None
+        self._worker, self._worker_gone = -1, False
         self._inherited = dict(os.environb)
         self._null = os.open("/dev/null", os.O_RDWR)
         self._wake = hear_signals()
@@ -67,57 +69,88 @@ class Shim:
         self._alarm = Alarm()
         if (alarm := self._alarm.fd) is not None:
             self._watch(alarm, lambda: os.read(alarm, 8))
-        # The lifeline alone would not tell: a child that the worker forked without exec holds it open too.
-        with contextlib.suppress(AttributeError, OSError):
-            self._watch(os.pidfd_open(os.getppid()), self._lose_worker)
+        self._watch_death_of(os.getppid())
 
     def serve(self) -> None:
-        """Loop until the worker is gone and its tree too."""
-        while self._tree or not self._worker_gone:
+        """Loop until the worker is gone and its tree too, and nobody is waited for."""
+        while self._tree or not self._worker_gone or self._waits:
             for fd, _ in self._poll.poll(self._patience_ms()):
                 if fd in self._handlers:  # the one before may have lost the worker
                     self._handlers[fd]()
             if self._tree and self._tree.reap():
-                tree, self._tree = self._tree, None
-                used = b"%f" % tree.cpu_s, b"%d" % tree.max_rss_bytes
-                self._send(b"exited", b"%d" % (tree.exit_code or 0), *used, b"%d" % tree.overdue)
+                self._report_end(self._tree)
+            if self._hold and now() >= self._hold.until:
+                self._give_up(self._hold)
             if self._tree:
                 self._tree.enforce()
-                self._alarm.set(self._tree.lease_moment)
+            if self._tree or self._hold:
+                self._alarm.set(self._next_moment)
+
+    @property
+    def _waits(self) -> bool:
+        """Whether a worker may still come for the tree, or for how it ended."""
+        return self._hold is not None and self._hold.is_good
+
+    @property
+    def _next_moment(self) -> float:
+        """When the lease or the wait for a worker has something to say next, on the clock of `now`."""
+        of_tree = self._tree.lease_moment if self._tree else math.inf
+        return min(of_tree, self._hold.until) if self._hold else of_tree
 
     def _watch(self, fd: int, handler: Callable[[], object]) -> None:
         self._handlers[fd] = handler
         self._poll.register(fd, select.POLLIN)
 
+    def _unwatch(self, fd: int) -> None:
+        del self._handlers[fd]
+        self._poll.unregister(fd)
+
+    def _watch_death_of(self, pid: int) -> None:
+        # The lifeline alone would not tell: a child that the worker forked without exec holds it open too.
+        if self._worker >= 0:
+            os.close(self._worker)
+            self._worker = -1
+        with contextlib.suppress(AttributeError, OSError):
+            self._worker = os.pidfd_open(pid)
+            self._watch(self._worker, self._bury_worker)
+
     def _patience_ms(self) -> float | None:
-        if self._tree is None:
-            return None
-        wait_s = self._tree.lease_moment - now()
-        if self._tree.kill_at is not None:
+        wait_s = self._next_moment - now()
+        if self._tree and self._tree.kill_at is not None:
             wait_s = min(wait_s, self._tree.kill_at - time.monotonic())
         return max(0.0, wait_s * 1000) if wait_s < math.inf else None
 
     def _receive(self) -> None:
+        if not self._read():
+            self._lose_worker()
+
+    def _read(self, flags: int = 0) -> bool:
+        """Take in what the worker says. False: nothing more will come."""
         data, fds = b"", list[int]()
         with contextlib.suppress(ConnectionResetError):
-            data, fds, _, _ = socket.recv_fds(self._lifeline, 1 << 18, 3, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+            flags |= getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+            data, fds, _, _ = socket.recv_fds(self._lifeline, 1 << 18, 3, flags)
         for fd in fds:
             os.set_inheritable(fd, False)
         self._fds += fds
         for words in self._frames.feed(data):
             self._obey(words)
-        if not data:
-            self._lose_worker()
+        return bool(data)
 
     def _obey(self, words: list[bytes]) -> None:
         if words[0] == b"spawn":
             self._spawn(words[1:])
+        elif words[0] == b"hold":
+            self._begin_hold(*words[1:])
         elif self._tree and words[0] == b"lease":
             self._tree.lease(float(words[1]), float(words[2]))
-        elif self._tree and words[0] == b"stop":
-            self._tree.stop(float(words[1]))
-        elif self._tree and words[0] == b"kill":
-            self._tree.kill()
+        elif self._tree and words[0] in (b"stop", b"kill"):
+            if self._hold:
+                self._hold.is_good = False
+            if words[0] == b"kill":
+                self._tree.kill()
+            else:
+                self._tree.stop(float(words[1]))
 
     def _spawn(self, words: list[bytes]) -> None:
         (stop_at, kill_at, grace_s), (cwd, user) = map(float, words[:3]), words[3:5]
@@ -141,17 +174,81 @@ class Shim:
                 os.close(fd)
             os.chdir("/")  # else an idle shim would keep a file system busy
 
-    def _send(self, *words: bytes) -> None:
+    def _report_end(self, tree: Tree) -> None:
+        self._tree = None
+        used = b"%f" % tree.cpu_s, b"%d" % tree.max_rss_bytes
+        ending = b"exited", b"%d" % (tree.exit_code or 0), *used, b"%d" % tree.overdue
+        if self._worker_gone and self._hold and self._hold.is_good:
+            self._hold.ending = ending
+        else:
+            self._send(*ending)
+            self._end_hold()
+
+    def _send(self, *words: bytes, fds: Sequence[int] = ()) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a dead worker is noticed by the loop
-            self._lifeline.sendall(pack(words))
+            if fds:
+                socket.send_fds(self._lifeline, [pack(words)], fds)
+            else:
+                self._lifeline.sendall(pack(words))
+
+    def _begin_hold(self, label: bytes, path: bytes) -> None:
+        fds, self._fds = self._fds, []
+        if self._tree and not self._hold:
+            self._hold = Hold(label, path, fds)
+            return
+        for fd in fds:  # the tree came to its end in the meantime
+            os.close(fd)
+
+    def _end_hold(self) -> None:
+        if self._hold:
+            self._hold.close()
+            self._hold = None
+
+    def _bury_worker(self) -> None:
+        """Its process is gone: heed its last words, which may be that the tree shall end."""
+        with contextlib.suppress(BlockingIOError):
+            while self._read(socket.MSG_DONTWAIT):
+                continue
+        self._lose_worker()
 
     def _lose_worker(self) -> None:
         self._worker_gone = True
-        for fd in set(self._handlers) - {self._wake}:
-            del self._handlers[fd]
-            self._poll.unregister(fd)
+        for fd in set(self._handlers) - {self._wake, self._alarm.fd}:
+            self._unwatch(fd)
+        if self._tree and self._waits and self._hold and not self._tree.overdue:
+            self._hold.terms, self._hold.until = self._tree.terms, min(now() + PATIENCE_S, self._tree.lease_moment)
+            self._watch(self._hold.listener.fileno(), self._admit_worker)
+            return
+        if self._hold:
+            self._hold.is_good = False
         if self._tree:
             self._tree.kill()
+
+    def _give_up(self, hold: Hold) -> None:
+        """Nobody has come in time."""
+        hold.is_good, hold.until = False, math.inf
+        self._unwatch(hold.listener.fileno())
+        if self._tree:
+            self._tree.kill()
+        else:
+            self._end_hold()
+
+    def _admit_worker(self) -> None:
+        """Serve the worker that has come for the tree."""
+        hold = self._hold
+        if hold is None or (admitted := hold.admit()) is None:
+            return
+        self._unwatch(hold.listener.fileno())
+        self._lifeline.close()
+        (self._lifeline, pid), hold.until = admitted, math.inf
+        self._frames, self._worker_gone = Frames(), False
+        self._watch(self._lifeline.fileno(), self._receive)
+        self._watch_death_of(pid)
+        moments = (b"%f" % moment for moment in hold.terms)
+        self._send(b"held", hold.label, b"%d" % os.getpid(), *moments, fds=hold.outputs)
+        if hold.ending:
+            self._send(*hold.ending)
+            self._end_hold()
 
 
 def hear_signals() -> int:

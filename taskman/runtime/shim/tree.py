@@ -84,6 +84,11 @@ class Tree:
         self._stop_at, self._kill_at = stop_at, kill_at
 
     @property
+    def terms(self) -> tuple[float, float]:
+        """Those two moments."""
+        return self._stop_at, self._kill_at
+
+    @property
     def lease_moment(self) -> float:
         """When the lease has something to say next, as things stand."""
         return min(self._stop_at, self._kill_at)
