@@ -169,7 +169,7 @@ class TaskType(ABC):
     """A kind of task. Subclasses set `name` and `Params` and implement `run`.
 
     `resumable` says that `run` does nothing worth repeating before and after one `run_process`. Then a run goes on
-    when its worker was killed and is there again within 15 s: the new worker calls `run`, whose first `run_process`
+    when its worker was killed and is there again within 8 s: the new worker calls `run`, whose first `run_process`
     starts nothing, but goes on with the process that is running, or has ended in the meantime.
     """
 

@@ -7,7 +7,7 @@ As a child subreaper it inherits every descendant that loses its parent, so noth
 tree, and `wait` answers ECHILD exactly when the tree is gone. Only then is the run over, and the shim free for
 the next. When the lifeline ends, the worker is dead: the tree is killed and the shim exits.
 
-A tree that is held outlives its worker for a while: 15 s, or until its lease has it stopped. It waits, its outputs full
+A tree that is held outlives its worker for a while: 8 s, or until its lease has it stopped. It waits, its outputs full
 if need be, and the shim listens on a socket that the worker made. Who connects, with our own uid, is the worker from
 then on: it is told what is held, and how it ended if it did meanwhile. A tree that somebody has begun to end is held no
 more. A worker that does not want a tree says `kill` before it lets go of the lifeline: its end alone is its death.

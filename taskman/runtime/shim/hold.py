@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE_S", "Hold"]
 
-PATIENCE_S = 15.0  # a tree whose worker is gone lives on for so long, or until its lease has it stopped
+PATIENCE_S = 8.0  # a tree whose worker is gone lives on for so long, or until its lease has it stopped
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
