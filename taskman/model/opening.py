@@ -106,6 +106,22 @@ class Opening:
         index = bisect_right(self._starts, at_ms) - 1
         return self._starts[index] if index >= 0 and at_ms < self._closings[index][1] else None
 
+    def closed_until(self, at_ms: int) -> int | None:
+        """None when it is open at that instant; else a later instant until which it stays closed."""
+        index = bisect_right(self._starts, at_ms) - 1
+        if index >= 0 and at_ms < self._closings[index][1]:
+            return self._closings[index][1]
+        return self._outside_until(at_ms)
+
+    def _outside_until(self, at_ms: int) -> int | None:
+        if self.window is None or self._outside_since(at_ms) is None:
+            return None
+        opens = self._hours[0]
+        stretch = stretch_at(self._zone, at_ms // 1000)
+        day, second = divmod(at_ms // 1000 + stretch.offset, _DAY_S)
+        opened = (day if second < opens else day + 1) * _DAY_S + opens
+        return min(opened - stretch.offset, stretch.end) * 1000
+
     def _outside_since(self, at_ms: int) -> int | None:
         if self.window is None:
             return None

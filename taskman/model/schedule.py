@@ -33,6 +33,9 @@ DEFAULT_CATCHUP_WINDOW_S = 3600.0
 MAX_CATCHUP = 1000
 Catchup = Literal["last", "all", "skip"]
 
+# so many stretches of closed time are looked over at once for the next instant that fires
+_CLOSINGS = 2000
+
 _INSTANTS = frozenset({"at", "anchor", "start", "end"})
 _KINDS = ("cron", "every", "at", "after")
 
@@ -198,6 +201,16 @@ class Schedule(BaseModel):
             yield due
             due, count = self.next(due), count - 1
 
+    def next_open(self, due_ms: int) -> int:
+        """The first due instant from `due_ms`, which is one, at which it may fire; else the last that was looked at."""
+        for _ in range(_CLOSINGS):
+            until = self.opening.closed_until(due_ms)
+            following = None if until is None else self.next(until - 1)
+            if following is None:
+                break
+            due_ms = following
+        return due_ms
+
     def latest(self, first_due_ms: int, now_ms: int) -> int:
         """The last due instant up to now, given that `first_due_ms` is one; costs the same for a year as a day."""
         found = self.previous(now_ms)
@@ -248,6 +261,11 @@ class Schedule(BaseModel):
         )
         drawn = blake2b(f"{task}\0{self.describe()}\0{due_ms}".encode(), digest_size=8).digest()
         return int.from_bytes(drawn) * (most + 1) >> 64
+
+    @property
+    def mark(self) -> str:
+        """What makes it the same schedule after its task was edited, so that `max_runs` goes on counting."""
+        return blake2b(self.describe().encode(), digest_size=6).hexdigest()
 
     def is_missed(self, due_ms: int, now_ms: int) -> bool:
         """Whether nobody was there when it was due, rather than somebody being a little late."""

@@ -37,6 +37,7 @@ class AttemptState(StrEnum):
 
 
 REASONS: dict[str, str] = {
+    "calendar": "Its schedule may not fire then: outside its window, or on an excluded date.",
     "children": "Not every worker that it was placed on succeeded.",
     "deadline": "The run as a whole, with its retries, took longer than its deadline.",
     "due": "Its time has come.",

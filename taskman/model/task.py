@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal
 
@@ -215,13 +215,20 @@ def permits_of(definition: TaskDefinition, params: Mapping[str, Any]) -> tuple[d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A saved task. `revision` counts its versions; `next_ms` is its next fire time."""
+    """A saved task. `revision` grows with each version; `next_ms` is its next fire time.
+
+    By the number of a schedule: `fired` is how many runs it has had, where `max_runs` counts them, and `skips` the
+    first of the instants before its next fire time at which it may not fire. `is_new`: there was none before it.
+    """
 
     definition: TaskDefinition
     revision: int
     created_ms: int
     updated_ms: int
     next_ms: int | None = None
+    fired: Mapping[int, int] = field(default_factory=dict)
+    skips: Mapping[int, int] = field(default_factory=dict)
+    is_new: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 
 import trio
 
-from ..errors import StoreError
+from ..errors import InvalidInput, StoreError
 from ..model.events import DueEvent
 from ..model.ids import scheduled_run_id
+from ..model.misfire import Span, plan_due
 from ..model.task import Task
 from ..store.events import Listener
 from ..store.runs import Promotion
 from ..store.store import Store
-from ..store.tasks import Due, Fire
+from ..store.tasks import Due, Fire, Firing
 
 __all__ = ["Scheduler", "plan"]
 
 # A sleeper looks at the store at least so often, whatever it believes about the next due time.
 _LONGEST_SLEEP_S = 60.0
 _RETRY_S = 0.5
-_BATCH = 200
+_BATCH, _MOST_RUNS = 200, 500
 _log = logging.getLogger("taskman.scheduler")
 
 
@@ -77,31 +79,63 @@ class Scheduler:
             if task is None or one.schedule >= len(task.definition.schedules):
                 await self._store.tasks.forget_due(one)
             else:
-                plans.append(plan(one, task, now_ms))
-        if plans:
-            await self._store.tasks.fire(plans)
+                try:
+                    plans.append(plan(one, task, now_ms))
+                except InvalidInput as error:  # it was checked when it was saved: some other version of us did that
+                    _log.error("schedule %d of task %s cannot fire: %s; save it again", one.schedule, one.task, error)
+                    await self._store.tasks.forget_due(one)
+        for some in _batches(plans):
+            await self._store.tasks.fire(some)
+
+
+def _batches(plans: Sequence[Fire]) -> Iterator[list[Fire]]:
+    """As many as one script may take: it keeps everybody else from Redis."""
+    batch: list[Fire] = []
+    runs = 0
+    for one in plans:
+        if batch and runs + len(one.runs) > _MOST_RUNS:
+            yield batch
+            batch, runs = [], 0
+        batch.append(one)
+        runs += len(one.runs)
+    if batch:
+        yield batch
 
 
 def plan(due: Due, task: Task, now_ms: int) -> Fire:
-    """What to commit for a due schedule: pure.
-
-    A due instant that is a little late fires; of those that nobody was there for, the latest fires and the ones
-    before it are recorded as missed.
-    """
-    schedule = task.definition.schedules[due.schedule]
-    fire_time = due.due_ms
-    missed = None
-    if schedule.is_missed(due.due_ms, now_ms):
-        fire_time = schedule.latest(due.due_ms, now_ms)
-        if fire_time > due.due_ms:
-            missed = (due.due_ms, schedule.latest(due.due_ms, fire_time - 1))
+    """What to commit for a due schedule: the outcome of each of its instants up to now. Pure."""
+    number, schedule = due.schedule, task.definition.schedules[due.schedule]
+    planned = plan_due(schedule, due.due_ms, now_ms, fired=task.fired.get(number, 0))
+    following = planned.next_ms
+    next_ms = None if following is None else schedule.next_open(following)
     return Fire(
         due=due,
         revision=task.revision,
-        next_ms=schedule.next(fire_time),
-        fire_time_ms=fire_time,
-        run_id=scheduled_run_id(0, task.name, str(due.schedule), fire_time),
-        spec=task.spec(trigger="schedule", fire_time_ms=fire_time),
-        overlap=task.overlap_for("schedule"),
-        missed_ms=missed,
+        next_ms=next_ms,
+        skips_ms=None if next_ms == following else following,
+        mark="" if schedule.max_runs is None else schedule.mark,
+        spans=[*_closed_before(due, task), *(span for span in planned.spans if span.outcome != "fired")],
+        runs=[_firing(due, task, at_ms, now_ms) for at_ms in planned.fires],
+    )
+
+
+def _closed_before(due: Due, task: Task) -> list[Span]:
+    """The instants before the due one at which the schedule might not fire, so that nobody woke up for them."""
+    first_ms, schedule = task.skips.get(due.schedule), task.definition.schedules[due.schedule]
+    last_ms = schedule.previous(due.due_ms - 1)
+    if first_ms is None or last_ms is None or last_ms < first_ms:
+        return []
+    return [Span("skipped", first_ms, last_ms, schedule.count(first_ms - 1, last_ms))]
+
+
+def _firing(due: Due, task: Task, at_ms: int, now_ms: int) -> Firing:
+    """The run of one instant. Several that are caught up on wait for each other, unless the task says otherwise."""
+    schedule = task.definition.schedules[due.schedule]
+    queues = schedule.catchup == "all" and task.definition.overlap is None and schedule.is_missed(at_ms, now_ms)
+    return Firing(
+        fire_time_ms=at_ms,
+        due_ms=at_ms + schedule.jitter_ms(task.name, at_ms),
+        run_id=scheduled_run_id(0, task.name, str(due.schedule), at_ms),
+        spec=task.spec(trigger="schedule", fire_time_ms=at_ms, params=schedule.params),
+        overlap="queue" if queues else task.overlap_for("schedule"),
     )

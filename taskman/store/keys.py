@@ -38,7 +38,9 @@ PATTERNS: dict[str, str] = {
     "draining": "set: workers that are to take nothing new",
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
-    "task:<name>": "hash: definition, revision, enabled, created, updated, cursor:<schedule>",
+    "task:<name>": "hash: definition, revision, enabled, created, updated; of a schedule cursor:<schedule>,"
+    " skips:<schedule>, fired:<schedule>",
+    "retired": "string: the highest revision that a deleted task had; new tasks begin after it",
     "task:<name>:runs": "zset, scores 0: ids of the task's runs",
     "unfinished": "hash: how many runs of each task are not final",
     "task:<name>:ledger": "zset: outcome of each due instant, by that instant",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from ..errors import Conflict, NotFound
+from ..model.misfire import Span
 from ..model.run import RunSpec
+from ..model.schedule import Schedule
 from ..model.task import Task, TaskDefinition
 from .connection import Connection
 from .keys import Keys
 from .replies import checked
 from .scripts import load_script
 
-__all__ = ["Due", "Fire", "LedgerEntry", "Tasks"]
+__all__ = ["Due", "Fire", "Firing", "LedgerEntry", "Tasks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +30,69 @@ class Due:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Firing:
+    """A due instant that fires: the run to create, due at `due_ms`, which is the fire time and its jitter."""
+
+    fire_time_ms: int
+    due_ms: int
+    run_id: str
+    spec: RunSpec
+    overlap: str | None = None
+
+    @property
+    def arguments(self) -> list[Any]:
+        """As lua/fire.lua takes it."""
+        spec = self.spec
+        run = [self.run_id, spec.signature, spec.priority, spec.script_options, self.overlap or "", spec.to_document()]
+        return [self.fire_time_ms, self.due_ms, *run]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fire:
-    """One firing to commit. `missed_ms` are the first and last instants that nobody was there for."""
+    """What came of the due instants of one schedule, to be committed: the runs, and the spans that had none.
+
+    `next_ms` is the next instant at which it may fire, and `skips_ms` the first before it at which it may not.
+    `mark`: of a schedule whose runs are counted.
+    """
 
     due: Due
     revision: int
     next_ms: int | None
-    fire_time_ms: int
-    run_id: str
-    spec: RunSpec
-    overlap: str | None = None
-    missed_ms: tuple[int, int] | None = None
+    skips_ms: int | None = None
+    mark: str = ""
+    spans: Sequence[Span] = ()
+    runs: Sequence[Firing] = ()
+
+    @property
+    def arguments(self) -> list[Any]:
+        """As lua/fire.lua takes it."""
+        due = self.due
+        found = [due.task, due.schedule, self.revision, due.due_ms, self.next_ms or "", self.skips_ms or "", self.mark]
+        found += [len(self.spans), len(self.runs)]
+        for span in self.spans:
+            found += [span.outcome, span.first_ms, span.last_ms, span.count]
+        for run in self.runs:
+            found += run.arguments
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """The one outcome of a due instant. A missed range reads from `since_ms` to `fire_time_ms`."""
+    """The one outcome of a due instant; or of `count` of them in a row, from `since_ms` to `fire_time_ms`."""
 
     fire_time_ms: int
     outcome: str
     schedule: int
     run_id: str | None = None
     since_ms: int | None = None
+    count: int = 1
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was skipped."""
+        if self.outcome != "skipped":
+            return None
+        return "calendar" if self.run_id is None else "overlap"
 
 
 class Tasks:
@@ -66,20 +110,19 @@ class Tasks:
         `revision` is the one it must have: 0 for a task that must be new, None for any.
         Raises: Conflict. Source: lua/save_task.lua.
         """
-        cursors: list[int] = []
-        for number, schedule in enumerate(definition.schedules):
-            due = schedule.next(now_ms) if definition.enabled else None
-            cursors += [number, due] if due is not None else []
+        plans = [_first(number, schedule, definition, now_ms) for number, schedule in enumerate(definition.schedules)]
         document = definition.to_document()
         expected = "" if revision is None else revision
         enabled = int(definition.enabled)
-        found, extra = await self._script("save_task", definition.name, expected, document, enabled, *cursors)
+        arguments = (definition.name, expected, document, enabled, *chain.from_iterable(plans))
+        found, extra, *following = await self._script("save_task", *arguments)
         if found == -1 and revision == 0:
             raise Conflict(f"there is a task '{definition.name}' already: choose another name, or edit that one")
         if found == -1:
             raise Conflict(f"task '{definition.name}' was changed meanwhile: look at revision {extra} first")
-        next_ms = min(cursors[1::2], default=None)
-        return Task(definition=definition, revision=found, created_ms=extra, updated_ms=now_ms, next_ms=next_ms)
+        next_ms = int(following[0]) if following[0] else None
+        task = Task(definition=definition, revision=found, created_ms=extra, updated_ms=now_ms, next_ms=next_ms)
+        return replace(task, is_new=bool(following[1]))
 
     async def delete(self, name: str) -> None:
         """Remove a task and its schedules; its runs stay. Raises NotFound. Source: lua/delete_task.lua."""
@@ -134,13 +177,7 @@ class Tasks:
 
         Shape: for each, False when another server was first, or the task has changed. Source: lua/fire.lua.
         """
-        arguments: list[Any] = []
-        for fire in fires:
-            spec, due = fire.spec, fire.due
-            missed = fire.missed_ms or ("", "")
-            arguments += [due.task, due.schedule, fire.revision, due.due_ms, fire.next_ms or "", *missed]
-            arguments += [fire.fire_time_ms, fire.run_id, spec.signature, spec.priority, spec.script_options]
-            arguments += [fire.overlap or "", spec.to_document()]
+        arguments = chain.from_iterable(fire.arguments for fire in fires)
         return [bool(fired) for fired in await self._script("fire", *arguments, now_ms=now_ms)]
 
     async def forget_due(self, due: Due) -> None:
@@ -153,19 +190,35 @@ class Tasks:
         return [_parse_ledger(one.decode()) for one in reply]
 
 
+def _first(number: int, schedule: Schedule, definition: TaskDefinition, now_ms: int) -> list[Any]:
+    """What lua/save_task.lua is told of a schedule; nothing when it is neither due nor counted."""
+    due = schedule.next(now_ms) if definition.enabled else None
+    wakes = None if due is None else schedule.next_open(due)
+    if wakes is None and schedule.max_runs is None:
+        return []
+    counted = ["", ""] if schedule.max_runs is None else [schedule.mark, schedule.max_runs]
+    return [number, wakes or "", "" if wakes == due else due, *counted]
+
+
 def _unknown(name: str) -> NotFound:
     return NotFound(f"there is no task '{name}': `taskman tasks list` shows the ones there are")
 
 
 def _parse(reply: Sequence[bytes]) -> Task:
     fields = dict(zip(reply[::2], reply[1::2], strict=True))
-    cursors = [int(value) for name, value in fields.items() if name.startswith(b"cursor:")]
+    of: dict[bytes, dict[int, bytes]] = {b"cursor": {}, b"skips": {}, b"fired": {}}
+    for name, value in fields.items():
+        kind, found, schedule = name.partition(b":")
+        if found and kind in of:
+            of[kind][int(schedule)] = value
     return Task(
         definition=TaskDefinition.from_document(fields[b"definition"]),
         revision=int(fields[b"revision"]),
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
-        next_ms=min(cursors, default=None),
+        next_ms=min(map(int, of[b"cursor"].values()), default=None),
+        fired={schedule: int(value.split(b" ")[1]) for schedule, value in of[b"fired"].items()},
+        skips={schedule: int(value) for schedule, value in of[b"skips"].items()},
     )
 
 
@@ -175,7 +228,7 @@ def _parse_due(member: bytes, score: bytes) -> Due:
 
 
 def _parse_ledger(member: str) -> LedgerEntry:
-    at, outcome, schedule, what = member.split(" ")
-    if outcome == "missed":
-        return LedgerEntry(int(at), outcome, int(schedule), since_ms=int(what))
+    at, outcome, schedule, what, *count = member.split(" ")
+    if count:
+        return LedgerEntry(int(at), outcome, int(schedule), since_ms=int(what), count=int(count[0]))
     return LedgerEntry(int(at), outcome, int(schedule), run_id=what)

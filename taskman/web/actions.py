@@ -171,13 +171,16 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
 async def _check_schedule_params(
     services: Services, definition: TaskDefinition, number: int, schedule: Schedule
 ) -> None:
-    if schedule.params:
-        merged = {**definition.params, **schedule.params}
-        try:
-            check_sizes(merged, definition.env)
-            await services.types.check(definition.type, merged)
-        except InvalidInput as error:
-            raise error.under(f"/schedules/{number}") from None
+    """Whether it can be fired; later nobody would be there to be told."""
+    try:
+        spec = Task(definition=definition, revision=0, created_ms=0, updated_ms=0).spec(
+            trigger="schedule", params=schedule.params
+        )
+        if schedule.params:
+            check_sizes(spec.params, spec.env, spec.place)
+            await services.types.check(definition.type, spec.params)
+    except InvalidInput as error:
+        raise error.under(f"/schedules/{number}") from None
 
 
 async def get_task(services: Services, name: str) -> Task:

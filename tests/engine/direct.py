@@ -132,7 +132,7 @@ def _reading(key: str) -> tuple[str, ...]:
         return "XRANGE", key, "-", "+"
     if name.startswith(_SETS) or (name.startswith("waiting:") and " " not in name):
         return "SMEMBERS", key
-    if name.startswith(("unique:", "idem:")):
+    if name.startswith(("unique:", "idem:", "retired")):
         return "GET", key
     if name.startswith(_HASHES) and not name.endswith((":runs", ":ledger", ":children")):
         return "HGETALL", key

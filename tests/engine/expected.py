@@ -40,6 +40,8 @@ def expected(tasks: TaskOracle) -> Snapshot:
     unfinished = Counter(run.task for run in oracle.runs.values() if run.task and not run.is_final)
     if unfinished:
         found["unfinished"] = {name: str(count) for name, count in unfinished.items()}
+    if tasks.retired:
+        found["retired"] = str(tasks.retired)
     return {**found, **_sets(oracle), **_strings(oracle), **_logs(oracle)}
 
 
@@ -82,7 +84,9 @@ def _places(run: OracleRun) -> list[tuple[str, int]]:
 def _add_task(found: Snapshot, name: str, task: OracleTask) -> None:
     known = {"revision": task.revision, "created": task.created, "updated": task.updated, "enabled": task.enabled}
     cursors = {f"cursor:{schedule}": due for schedule, due in task.cursors.items()}
-    numbers = {key: str(value) for key, value in (known | cursors).items()}
+    skips = {f"skips:{schedule}": first for schedule, first in task.skips.items()}
+    fired = {f"fired:{schedule}": f"{mark} {count}" for schedule, (mark, count) in task.fired.items()}
+    numbers = {key: str(value) for key, value in (known | cursors | skips | fired).items()}
     found[f"task:{name}"] = {"definition": task.definition, **numbers}
     found["tasks"][name] = 0
     for schedule, due in task.cursors.items():

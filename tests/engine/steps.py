@@ -11,16 +11,18 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from engine.oracle_run import WAITING, OracleRun
+from engine.task_oracle import SchedulePlan
 from engine.twin import Twin
 
 from taskman.model.admission import Node, signature_for
 from taskman.model.ids import scheduled_run_id
+from taskman.model.misfire import Span
 from taskman.model.progress import Progress
 from taskman.model.run import RunSpec
 from taskman.model.states import State
 from taskman.store.logs import Chunk
 from taskman.store.runs import Outcome, Submission
-from taskman.store.tasks import Due, Fire
+from taskman.store.tasks import Due, Fire, Firing
 
 T = TypeVar("T")
 
@@ -253,8 +255,14 @@ def save_task(twin: Twin, pick: Pick) -> None:
     known = twin.tasks.tasks.get(name)
     revisions: tuple[int | str, ...] = ("", "", known.revision if known else 0, 0, 7)
     revision, numbers = pick(revisions), pick((("0", "1"), ("0",), ()))
-    cursors = {number: instant(twin, pick((1, 0, -1))) for number in numbers}
-    twin.save_task(name, revision, f"definition of {name}", pick((1, 1, 1, 0)), cursors)
+    plans = [a_plan(twin, pick, number) for number in numbers]
+    twin.save_task(name, revision, f"definition of {name}", pick((1, 1, 1, 0)), plans)
+
+
+def a_plan(twin: Twin, pick: Pick, number: str) -> SchedulePlan:
+    due = pick((instant(twin, pick((1, 0, -1))),) * 4 + (None,))
+    skips = None if due is None else pick((None, None, due - EVERY_MS))
+    return SchedulePlan(number, due, skips, *pick((("", None), ("aa", 2), ("bb", 3))))
 
 
 def delete_task(twin: Twin, pick: Pick) -> None:
@@ -273,15 +281,26 @@ def a_fire(twin: Twin, pick: Pick) -> Fire:
     if rarely(pick):
         due -= EVERY_MS
     late = pick((0, 0, 0, 2 * EVERY_MS))
+    next_ms = pick((due + late + EVERY_MS, due + late + EVERY_MS, None))
+    instants = pick(((due + late,), (due + late,), (due + late, due + late + 1000), ()))
+    overlap = pick(("skip", "replace", None))
     return Fire(
         due=Due(name, int(schedule), due),
         revision=(task.revision if task else 1) - rarely(pick),
-        next_ms=pick((due + late + EVERY_MS, due + late + EVERY_MS, None)),
-        fire_time_ms=due + late,
-        run_id=scheduled_run_id(0, name, schedule, due + late),
-        spec=a_spec(pick, name),
-        overlap=pick(("skip", "replace", None)),
-        missed_ms=(due, due + late - EVERY_MS) if late else None,
+        next_ms=next_ms,
+        skips_ms=None if next_ms is None else pick((None, None, next_ms - EVERY_MS)),
+        mark=task.fired[schedule][0] if task and schedule in task.fired else pick(("", "aa", "bb")),
+        spans=[Span(pick(("missed", "skipped")), due, due + late - EVERY_MS, 2)] if late else [],
+        runs=[
+            Firing(
+                fire_time_ms=at,
+                due_ms=at + pick((0, 0, EVERY_MS)),
+                run_id=scheduled_run_id(0, name, schedule, at),
+                spec=a_spec(pick, name),
+                overlap=overlap,
+            )
+            for at in instants
+        ],
     )
 
 

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.oracle import Oracle
 
 from taskman.model.states import State
-from taskman.store.tasks import Fire
+from taskman.store.tasks import Fire, Firing
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePlan:
+    """What the script that saves a task is told of one schedule."""
+
+    schedule: str
+    due: int | None
+    skips: int | None = None
+    mark: str = ""
+    most: int | None = None
+
+    @property
+    def arguments(self) -> list[Any]:
+        return ["" if value is None else value for value in (self.schedule, self.due, self.skips, self.mark, self.most)]
 
 
 @dataclass(slots=True, eq=False)
 class OracleTask:
-    """A task as its hash has it; `cursors` are the next due instants of its schedules."""
+    """A task as its hash has it; `cursors` are the next due instants of its schedules, `fired` marks and counts."""
 
     created: int
     updated: int
@@ -21,6 +37,8 @@ class OracleTask:
     definition: str
     enabled: int
     cursors: dict[str, int] = field(default_factory=dict)
+    skips: dict[str, int] = field(default_factory=dict)
+    fired: dict[str, tuple[str, int]] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
 
 
@@ -30,26 +48,43 @@ class TaskOracle:
     def __init__(self, runs: Oracle) -> None:
         self.runs = runs
         self.tasks: dict[str, OracleTask] = {}
+        self.retired = 0
 
     def save_task(
-        self, name: str, revision: int | str, definition: str, enabled: int, cursors: dict[str, int], now: int
-    ) -> list[int]:
+        self, name: str, revision: int | str, definition: str, enabled: int, plans: Sequence[SchedulePlan], now: int
+    ) -> list[Any]:
         with self.runs.call(now):
             known = self.tasks.get(name)
             found = known.revision if known else 0
             if revision not in ("", found):
                 return [-1, found]
-            saved = OracleTask(known.created if known else now, now, found + 1, definition, enabled, dict(cursors))
+            following = found + 1 if known else self.retired + 1
+            saved = OracleTask(known.created if known else now, now, following, definition, enabled)
             saved.ledger = known.ledger if known else {}
+            for plan in plans:
+                self._arm(saved, plan, known)
             self.tasks[name] = saved
-            self.runs.lines += [f"due {due}" for due in cursors.values()]
             self.runs.lines.append(f"task {name} {'changed' if known else 'created'}")
-            return [saved.revision, saved.created]
+            earliest = min(saved.cursors.values(), default=None)
+            return [saved.revision, saved.created, "" if earliest is None else str(earliest), int(known is None)]
+
+    def _arm(self, saved: OracleTask, plan: SchedulePlan, known: OracleTask | None) -> None:
+        counts = [count for mark, count in known.fired.values() if mark == plan.mark] if known and plan.mark else []
+        if counts:
+            saved.fired[plan.schedule] = (plan.mark, max(counts))
+        if plan.due is None or (plan.most is not None and max(counts, default=0) >= plan.most):
+            return
+        saved.cursors[plan.schedule] = plan.due
+        if plan.skips is not None:
+            saved.skips[plan.schedule] = plan.skips
+        self.runs.lines.append(f"due {plan.due}")
 
     def delete_task(self, name: str, now: int) -> int:
         with self.runs.call(now):
-            if self.tasks.pop(name, None) is None:
+            known = self.tasks.pop(name, None)
+            if known is None:
                 return 0
+            self.retired = max(self.retired, known.revision)
             self.runs.lines.append(f"task {name} deleted")
             return 1
 
@@ -64,18 +99,27 @@ class TaskOracle:
         if task.cursors.get(schedule) != fire.due.due_ms:
             return False
         self._move_on(task, schedule, fire)
-        run = self.runs.runs.get(fire.run_id) or self.runs.create(
-            fire.run_id, fire.spec, fire.fire_time_ms, fire.overlap, "scheduler"
-        )
-        outcome = "skipped" if run.state is State.SKIPPED else "fired"
-        task.ledger[f"{fire.fire_time_ms} {outcome} {schedule} {fire.run_id}"] = fire.fire_time_ms
+        for span in fire.spans:
+            entry = f"{span.last_ms} {span.outcome} {schedule} {span.first_ms} {span.count}"
+            task.ledger[entry] = span.last_ms
+        for firing in fire.runs:
+            self._make(task, schedule, firing)
         return True
 
+    def _make(self, task: OracleTask, schedule: str, firing: Firing) -> None:
+        run = self.runs.runs.get(firing.run_id) or self.runs.create(
+            firing.run_id, firing.spec, firing.due_ms, firing.overlap, "scheduler"
+        )
+        outcome = "skipped" if run.state is State.SKIPPED else "fired"
+        task.ledger[f"{firing.fire_time_ms} {outcome} {schedule} {firing.run_id}"] = firing.fire_time_ms
+
     def _move_on(self, task: OracleTask, schedule: str, fire: Fire) -> None:
-        if fire.missed_ms:
-            first, last = fire.missed_ms
-            task.ledger[f"{last} missed {schedule} {first}"] = last
-        if fire.next_ms is None:
-            del task.cursors[schedule]
-        else:
+        task.cursors.pop(schedule)
+        task.skips.pop(schedule, None)
+        if fire.next_ms is not None:
             task.cursors[schedule] = fire.next_ms
+        if fire.skips_ms is not None:
+            task.skips[schedule] = fire.skips_ms
+        if fire.mark:
+            before = task.fired.get(schedule, ("", 0))[1]
+            task.fired[schedule] = (fire.mark, before + len(fire.runs))

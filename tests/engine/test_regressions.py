@@ -11,7 +11,7 @@ from taskman.model.states import State
 from taskman.model.task import TaskDefinition
 from taskman.store.runs import Outcome, Submission
 from taskman.store.store import Store
-from taskman.store.tasks import Due, Fire
+from taskman.store.tasks import Due, Fire, Firing
 
 NOW = 1_800_000_000_000
 LEASE_MS = 20_000
@@ -159,10 +159,7 @@ async def fire(store: Store, name: str, due_ms: int, revision: int, overlap: str
         due=due,
         revision=revision,
         next_ms=due_ms + 60_000,
-        fire_time_ms=due_ms,
-        run_id=run_id,
-        spec=wanted,
-        overlap=overlap,
+        runs=[Firing(fire_time_ms=due_ms, due_ms=due_ms, run_id=run_id, spec=wanted, overlap=overlap)],
     )
     assert await store.tasks.fire([planned], now_ms=due_ms) == [True]
     return await store.runs.get(run_id)

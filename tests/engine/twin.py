@@ -14,7 +14,7 @@ from engine.invariants import check_invariants
 from engine.oracle import IDEMPOTENT_MS, Oracle
 from engine.oracle_run import WAITING
 from engine.retention_oracle import RetentionOracle
-from engine.task_oracle import TaskOracle
+from engine.task_oracle import SchedulePlan, TaskOracle
 
 from taskman.model.progress import Progress
 from taskman.model.run import Run, RunSpec
@@ -195,11 +195,14 @@ class Twin:
         wanted = self.retention.forget(why, bound, task, candidates, self.now)
         self._agree("forget", (why, bound, task, candidates), got, wanted)
 
-    def save_task(self, name: str, revision: int | str, definition: str, enabled: int, cursors: dict[str, int]) -> None:
-        flat = [part for pair in cursors.items() for part in pair]
+    def save_task(
+        self, name: str, revision: int | str, definition: str, enabled: int, plans: Sequence[SchedulePlan]
+    ) -> None:
+        flat = [part for plan in plans for part in plan.arguments]
         got = self._script("save_task", name, revision, definition, enabled, *flat)
-        wanted = self.tasks.save_task(name, revision, definition, enabled, cursors, self.now)
-        self._agree("save_task", (name, revision, definition, enabled, cursors), got, wanted)
+        wanted = self.tasks.save_task(name, revision, definition, enabled, plans, self.now)
+        got = [one.decode() if isinstance(one, bytes) else one for one in got]
+        self._agree("save_task", (name, revision, definition, enabled, plans), got, wanted)
 
     def delete_task(self, name: str) -> None:
         got = self._script("delete_task", name)

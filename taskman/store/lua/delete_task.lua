@@ -2,10 +2,14 @@
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] name
 -- Reply: 1 deleted, 0 there was none
--- Safe to repeat.
+-- Safe to repeat. A new task of the name begins with a later revision, so that it matches nothing planned for this one.
 local name = ARGV[2]
 local key = P .. 'task:' .. name
 local fields = call('HKEYS', key)
+if #fields > 0 then
+  local revision = tonumber(call('HGET', key, 'revision'))
+  if revision > tonumber(call('GET', P .. 'retired') or '0') then call('SET', P .. 'retired', revision) end
+end
 for _, field in ipairs(fields) do
   local schedule = string.match(field, '^cursor:(.+)$')
   if schedule then call('ZREM', P .. 'schedules', name .. ' ' .. schedule) end

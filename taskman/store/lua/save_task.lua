@@ -2,30 +2,51 @@
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] name   ARGV[3] revision it must have ('' any, 0: must not exist)
 -- ARGV[4] definition (JSON, opaque)   ARGV[5] enabled, 1 or 0
--- then 2 for each schedule with a next due instant: schedule, due (epoch ms)
--- Reply: {the new revision, when created, epoch ms}; {-1, revision found} when the revision does not match
+-- then 5 for each schedule that is due or counts its runs: schedule,
+--   next due instant at which it may fire (epoch ms, '' none), first instant before that one at which it may not
+--   (epoch ms, '' none), mark ('' when its runs are not counted), how many runs it may have ('' any number)
+-- Reply: {the new revision, when created, epoch ms, next due instant or '', 1 when it is new else 0}; {-1, revision found} when the revision does not match
 -- Safe to repeat: the same definition again is one more revision of the same.
 local name = ARGV[2]
 local key = P .. 'task:' .. name
 local f = call('HMGET', key, 'revision', 'created')
 local revision = tonumber(f[1] or '0')
 if ARGV[3] ~= '' and revision ~= tonumber(ARGV[3]) then return {-1, revision} end
-for _, field in ipairs(call('HKEYS', key)) do
-  local schedule = string.match(field, '^cursor:(.+)$')
-  if schedule then
-    call('HDEL', key, field)
-    call('ZREM', P .. 'schedules', name .. ' ' .. schedule)
+
+-- What the schedules before have fired, by mark; and no trace of them stays.
+local function clear()
+  local counts = {}
+  local fields = call('HGETALL', key)
+  for i = 1, #fields, 2 do
+    local kind, schedule = string.match(fields[i], '^(%l+):(%d+)$')
+    if kind then call('HDEL', key, fields[i]) end
+    if kind == 'cursor' then call('ZREM', P .. 'schedules', name .. ' ' .. schedule) end
+    if kind == 'fired' then
+      local mark, count = string.match(fields[i + 1], '^(%x+) (%d+)$')
+      counts[mark] = math.max(counts[mark] or 0, tonumber(count))
+    end
   end
+  return counts
 end
+
+local counts, earliest = clear(), ''
 local created = f[2] or text(now)
-call('HSET', key, 'revision', revision + 1, 'created', created, 'updated', text(now), 'definition', ARGV[4],
+local following = revision > 0 and revision + 1 or tonumber(call('GET', P .. 'retired') or '0') + 1
+call('HSET', key, 'revision', following, 'created', created, 'updated', text(now), 'definition', ARGV[4],
   'enabled', ARGV[5])
 call('ZADD', P .. 'tasks', 0, name)
-for i = 6, #ARGV, 2 do
-  call('HSET', key, 'cursor:' .. ARGV[i], ARGV[i + 1])
-  call('ZADD', P .. 'schedules', ARGV[i + 1], name .. ' ' .. ARGV[i])
-  announce('due', ARGV[i + 1])
+for i = 6, #ARGV, 5 do
+  local schedule, due, skips, mark, most = unpack(ARGV, i, i + 4)
+  local count = counts[mark]
+  if count then call('HSET', key, 'fired:' .. schedule, mark .. ' ' .. text(count)) end
+  if due ~= '' and (most == '' or (count or 0) < tonumber(most)) then
+    call('HSET', key, 'cursor:' .. schedule, due)
+    if skips ~= '' then call('HSET', key, 'skips:' .. schedule, skips) end
+    call('ZADD', P .. 'schedules', due, name .. ' ' .. schedule)
+    announce('due', due)
+    if earliest == '' or tonumber(due) < tonumber(earliest) then earliest = due end
+  end
 end
 announce('task', name, revision == 0 and 'created' or 'changed')
 flush()
-return {revision + 1, tonumber(created)}
+return {following, tonumber(created), earliest, revision == 0 and 1 or 0}

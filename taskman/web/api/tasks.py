@@ -64,7 +64,7 @@ async def replace(name: str) -> ResponseReturnValue:
     if isinstance(body, dict) and body.setdefault("name", name) != name:
         raise InvalidInput(f"the address names '{name}': leave 'name' out, or write the same", "/name")
     task = await actions.save_task(services(), body, must_be_new=False)
-    return _shown(task, 201 if task.revision == 1 else 200)
+    return _shown(task, 201 if task.is_new else 200)
 
 
 @blueprint.delete("/<name>")
