@@ -181,6 +181,25 @@ class AsyncClient:
         found = cast(Document, await self.request("GET", f"/tasks/{segment(name)}/next", params={"n": count}))
         return cast(list[Document], found["items"])
 
+    async def pause_task(self, name: str, *, paused: bool = True) -> Document:
+        """See Client.pause_task."""
+        verb = "pause" if paused else "resume"
+        return cast(Document, await self.request("POST", f"/tasks/{segment(name)}/{verb}"))
+
+    def ledger(self, name: str, **filters: Any) -> Items[Document]:
+        """See Client.ledger."""
+        return self._tell(dialogue.items(self._contact, f"/tasks/{segment(name)}/ledger", filters))
+
+    async def skip_next(self, name: str, schedule: int | None = None) -> Document:
+        """See Client.skip_next."""
+        body = {} if schedule is None else {"schedule": schedule}
+        return cast(Document, await self.request("POST", f"/tasks/{segment(name)}/skip", body))
+
+    async def backfill(self, name: str, since: str, to: str, *, dry_run: bool = False) -> Document:
+        """See Client.backfill."""
+        body = {"from": since, "to": to, "dry_run": dry_run}
+        return cast(Document, await self.request("POST", f"/tasks/{segment(name)}/backfill", body))
+
     def schedules(self, **filters: Any) -> Items[Document]:
         """See Client.schedules."""
         return self._tell(dialogue.items(self._contact, "/schedules", filters))

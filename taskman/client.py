@@ -238,6 +238,25 @@ class Client:
         found = cast(Document, self.request("GET", f"/tasks/{segment(name)}/next", params={"n": count}))
         return cast(list[Document], found["items"])
 
+    def pause_task(self, name: str, *, paused: bool = True) -> Document:
+        """Switch the schedules of a task off or on; the task as it is then. Raises NotFound."""
+        verb = "pause" if paused else "resume"
+        return cast(Document, self.request("POST", f"/tasks/{segment(name)}/{verb}"))
+
+    def ledger(self, name: str, **filters: Any) -> Iterator[Document]:
+        """What became of each due instant of a task, newest first, page by page. Raises NotFound."""
+        return self._tell(dialogue.items(self._contact, f"/tasks/{segment(name)}/ledger", filters))
+
+    def skip_next(self, name: str, schedule: int | None = None) -> Document:
+        """Let the next due instant of a task pass: `{skipped, schedule, next_at}`. Raises Conflict."""
+        body = {} if schedule is None else {"schedule": schedule}
+        return cast(Document, self.request("POST", f"/tasks/{segment(name)}/skip", body))
+
+    def backfill(self, name: str, since: str, to: str, *, dry_run: bool = False) -> Document:
+        """Run the past due instants that have had no run; with `dry_run` only count them."""
+        body = {"from": since, "to": to, "dry_run": dry_run}
+        return cast(Document, self.request("POST", f"/tasks/{segment(name)}/backfill", body))
+
     def schedules(self, **filters: Any) -> Iterator[Document]:
         """Every schedule that has a next due instant, the earliest first, page by page."""
         return self._tell(dialogue.items(self._contact, "/schedules", filters))

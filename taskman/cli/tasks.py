@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import islice
 
 import click
 
@@ -122,6 +123,98 @@ def show_next(name: str, count: int, as_json: bool) -> None:
         table(("DUE", "IN", "SCHEDULE", "NOTES"), rows, whole=("DUE",))
     else:
         notice(f"task {name} is not due: it has no schedule that the clock drives, or is switched off")
+
+
+@tasks.command(epilog=examples("taskman tasks pause nightly"))
+@click.argument("name")
+def pause(name: str) -> None:
+    """Switch the schedules of a task off; what runs goes on."""
+    with session() as client, known_task(client, name):
+        client.pause_task(name)
+    notice(f"task {name} is paused\n  go on: taskman tasks resume {name}")
+
+
+@tasks.command(epilog=examples("taskman tasks resume nightly"))
+@click.argument("name")
+def resume(name: str) -> None:
+    """Switch the schedules of a task on; they owe nothing of the meantime."""
+    with session() as client, known_task(client, name):
+        task = client.pause_task(name, paused=False)
+    notice(f"task {name} goes on; next due: {_due(task.get('next_at'))}")
+
+
+@tasks.command(epilog=examples("taskman tasks skip nightly"))
+@click.argument("name")
+@click.option("--schedule", type=click.IntRange(1), help="Which of its schedules; default: the one that is due first.")
+def skip(name: str, schedule: int | None) -> None:
+    """Let the next due instant of a task pass."""
+    with session() as client, known_task(client, name):
+        done = client.skip_next(name, None if schedule is None else schedule - 1)
+    notice(f"task {name} skips {short_time(done['skipped'])}; next due: {_due(done['next_at'])}")
+
+
+def _due(at: str | None) -> str:
+    return f"{short_time(at)} (in {remaining(at)})" if at else "never"
+
+
+@tasks.command(
+    "backfill",
+    epilog=examples(
+        "taskman tasks backfill nightly --from 2026-12-01T00:00Z --to 2026-12-03T00:00Z --dry-run",
+        "taskman tasks backfill nightly --from 2026-12-01T00:00Z --to 2026-12-03T00:00Z --yes",
+    ),
+)
+@click.argument("name")
+@click.option("--from", "since", required=True, metavar="INSTANT", help="The first instant, with its offset.")
+@click.option("--to", required=True, metavar="INSTANT", help="The last instant, with its offset.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document; does not ask.")
+def run_past(name: str, since: str, to: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Run due instants of the past that have had no run."""
+    with session() as client, known_task(client, name):
+        found = client.backfill(name, since, to, dry_run=True)
+        if not as_json:
+            notice(f"task {name} was due {found['count']} times{_between(found)}")
+        if not dry_run and found["count"]:
+            if not yes and not as_json:
+                click.confirm("run them, except those that have run?", abort=True, err=True)
+            found = client.backfill(name, since, to)
+            if not as_json:
+                notice(f"{found['created']} runs are made, the others had run\n  taskman runs list --task {name}")
+    if as_json:
+        print_json(found)
+
+
+def _between(found: Document) -> str:
+    return f", from {short_time(found['first'])} to {short_time(found['last'])}" if found["count"] else ""
+
+
+@tasks.command(epilog=examples("taskman tasks ledger nightly", "taskman tasks ledger nightly -n 500 --jsonl"))
+@click.argument("name")
+@click.option("-n", "count", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many entries.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
+@click.option("--jsonl", "as_lines", is_flag=True, help="One JSON object a line.")
+def ledger(name: str, count: int, as_json: bool, as_lines: bool) -> None:
+    """Show what became of each due instant of a task, newest first."""
+    with session() as client, known_task(client, name):
+        found = list(islice(client.ledger(name, limit=count), count))
+    if as_lines:
+        print_jsonl(found)
+    elif as_json:
+        print_json({"items": found})
+    elif found:
+        table(("DUE", "OUTCOME", "TIMES", "SCHEDULE", "RUN"), map(_outcome, found), whole=("DUE", "RUN"))
+    else:
+        notice(f"task {name} has not been due yet: taskman tasks next {name}")
+
+
+def _outcome(entry: Document) -> tuple[str, ...]:
+    due = short_time(entry["fire_time"])
+    if entry["since"]:
+        due = f"{short_time(entry['since'])} to {due}"
+    reason = f" ({entry['reason']})" if entry["reason"] else ""
+    return due, entry["outcome"] + reason, str(entry["count"]), str(entry["schedule"] + 1), entry["run"] or ""
 
 
 def _wall(text: str) -> str:

@@ -15,13 +15,14 @@ __all__ = ["DuePlan", "Span", "plan_due"]
 class Span:
     """Due instants one after another with the same outcome, from the first to the last of them (epoch ms).
 
-    A span that has `fired` is one instant; `skipped` is for the reason `calendar`.
+    A span that has `fired` is one instant; `skipped` is for the reason `calendar`, unless it says another.
     """
 
     outcome: Literal["fired", "missed", "skipped"]
     first_ms: int
     last_ms: int
     count: int
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

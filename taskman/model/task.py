@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from .instants import format_instant
+from .misfire import Span
 from .names import Name, check_name
 from .retry import NO_RETRY, RetryPolicy
 from .run import DEFAULT_GRACE_S, DEFAULT_LOST_GRACE_S, DEFAULT_MAX_LOST, Place, RunSpec
@@ -217,8 +218,9 @@ def permits_of(definition: TaskDefinition, params: Mapping[str, Any]) -> tuple[d
 class Task:
     """A saved task. `revision` grows with each version; `next_ms` is its next fire time.
 
-    By the number of a schedule: `fired` is how many runs it has had, where `max_runs` counts them, and `skips` the
-    first of the instants before its next fire time at which it may not fire. `is_new`: there was none before it.
+    By the number of a schedule: `cursors` are their next fire times, `fired` is how many runs it has had, where
+    `max_runs` counts them, and `skips` the first of the instants before its next fire time at which it may not fire.
+    `is_new`: there was none of its name before it was saved.
     """
 
     definition: TaskDefinition
@@ -228,6 +230,7 @@ class Task:
     next_ms: int | None = None
     fired: Mapping[int, int] = field(default_factory=dict)
     skips: Mapping[int, int] = field(default_factory=dict)
+    cursors: Mapping[int, int] = field(default_factory=dict, compare=False)
     is_new: bool = field(default=False, compare=False)
 
     @property
@@ -260,6 +263,14 @@ class Task:
             unique=definition.unique.word(definition.name, merged) if definition.unique else None,
             **{**definition.run_options, **(options or {})},
         )
+
+    def closed_before(self, number: int, due_ms: int) -> list[Span]:
+        """The instants of a schedule before its due one at which it might not fire, so that nobody woke up for them."""
+        first_ms, schedule = self.skips.get(number), self.definition.schedules[number]
+        last_ms = schedule.previous(due_ms - 1)
+        if first_ms is None or last_ms is None or last_ms < first_ms:
+            return []
+        return [Span("skipped", first_ms, last_ms, schedule.count(first_ms - 1, last_ms))]
 
     def overlap_for(self, trigger: str) -> str:
         """What a new run does when others of its group are not final yet."""

@@ -10,7 +10,7 @@ import trio
 from ..errors import InvalidInput, StoreError
 from ..model.events import DueEvent
 from ..model.ids import scheduled_run_id
-from ..model.misfire import Span, plan_due
+from ..model.misfire import plan_due
 from ..model.task import Task
 from ..store.events import Listener
 from ..store.runs import Promotion
@@ -114,18 +114,9 @@ def plan(due: Due, task: Task, now_ms: int) -> Fire:
         next_ms=next_ms,
         skips_ms=None if next_ms == following else following,
         mark="" if schedule.max_runs is None else schedule.mark,
-        spans=[*_closed_before(due, task), *(span for span in planned.spans if span.outcome != "fired")],
+        spans=[*task.closed_before(number, due.due_ms), *(span for span in planned.spans if span.outcome != "fired")],
         runs=[_firing(due, task, at_ms, now_ms) for at_ms in planned.fires],
     )
-
-
-def _closed_before(due: Due, task: Task) -> list[Span]:
-    """The instants before the due one at which the schedule might not fire, so that nobody woke up for them."""
-    first_ms, schedule = task.skips.get(due.schedule), task.definition.schedules[due.schedule]
-    last_ms = schedule.previous(due.due_ms - 1)
-    if first_ms is None or last_ms is None or last_ms < first_ms:
-        return []
-    return [Span("skipped", first_ms, last_ms, schedule.count(first_ms - 1, last_ms))]
 
 
 def _firing(due: Due, task: Task, at_ms: int, now_ms: int) -> Firing:

@@ -70,7 +70,8 @@ class Fire:
         found = [due.task, due.schedule, self.revision, due.due_ms, self.next_ms or "", self.skips_ms or "", self.mark]
         found += [len(self.spans), len(self.runs)]
         for span in self.spans:
-            found += [span.outcome, span.first_ms, span.last_ms, span.count]
+            reason = span.reason or ("calendar" if span.outcome == "skipped" else "-")
+            found += [span.outcome, span.first_ms, span.last_ms, span.count, reason]
         for run in self.runs:
             found += run.arguments
         return found
@@ -86,13 +87,7 @@ class LedgerEntry:
     run_id: str | None = None
     since_ms: int | None = None
     count: int = 1
-
-    @property
-    def reason(self) -> str | None:
-        """Why it was skipped."""
-        if self.outcome != "skipped":
-            return None
-        return "calendar" if self.run_id is None else "overlap"
+    reason: str | None = None
 
 
 class Tasks:
@@ -184,9 +179,9 @@ class Tasks:
         """Drop an entry of the schedule index whose task is gone."""
         await self._connection.execute("ZREM", self._keys.schedules, f"{due.task} {due.schedule}")
 
-    async def ledger(self, name: str, limit: int = 50) -> list[LedgerEntry]:
-        """The outcomes of the task's due instants, newest first."""
-        reply = await self._connection.execute("ZREVRANGE", self._keys.ledger(name), 0, limit - 1)
+    async def ledger(self, name: str, limit: int = 50, start: int = 0) -> list[LedgerEntry]:
+        """The outcomes of the task's due instants, newest first: `limit` of them from place `start` on."""
+        reply = await self._connection.execute("ZREVRANGE", self._keys.ledger(name), start, start + limit - 1)
         return [_parse_ledger(one.decode()) for one in reply]
 
 
@@ -217,6 +212,7 @@ def _parse(reply: Sequence[bytes]) -> Task:
         created_ms=int(fields[b"created"]),
         updated_ms=int(fields[b"updated"]),
         next_ms=min(map(int, of[b"cursor"].values()), default=None),
+        cursors={schedule: int(value) for schedule, value in of[b"cursor"].items()},
         fired={schedule: int(value.split(b" ")[1]) for schedule, value in of[b"fired"].items()},
         skips={schedule: int(value) for schedule, value in of[b"skips"].items()},
     )
@@ -228,7 +224,9 @@ def _parse_due(member: bytes, score: bytes) -> Due:
 
 
 def _parse_ledger(member: str) -> LedgerEntry:
-    at, outcome, schedule, what, *count = member.split(" ")
-    if count:
-        return LedgerEntry(int(at), outcome, int(schedule), since_ms=int(what), count=int(count[0]))
-    return LedgerEntry(int(at), outcome, int(schedule), run_id=what)
+    at, outcome, schedule, what, *span = member.split(" ")
+    if not span:
+        return LedgerEntry(int(at), outcome, int(schedule), what, reason="overlap" if outcome == "skipped" else None)
+    count, reason = span
+    reason_given = None if reason == "-" else reason
+    return LedgerEntry(int(at), outcome, int(schedule), since_ms=int(what), count=int(count), reason=reason_given)

@@ -234,7 +234,7 @@ MUTANTS = (
     Mutant("fire", "  elseif skipped then call('HDEL', key, 'skips:' .. schedule) end\n", "  end\n",
            "the same instants are skipped twice"),
     Mutant("fire", "tonumber(ARGV[i + 1])", "tonumber(ARGV[i])", "no jitter"),
-    Mutant("fire", "i = i + 9 + 4 * spans + 8 * runs", "i = i + 9 + 8 * runs", "spans read as schedules"),
+    Mutant("fire", "i = i + 9 + 5 * spans + 8 * runs", "i = i + 9 + 8 * runs", "spans read as schedules"),
     Mutant("save_task", "  if count then call('HSET', key, 'fired:' .. schedule, mark .. ' ' .. text(count)) end\n", "",
            "an edit makes max_runs begin anew"),
     Mutant("save_task", " and (most == '' or (count or 0) < tonumber(most))", "", "a schedule that is used up is due"),

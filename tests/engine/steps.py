@@ -290,7 +290,9 @@ def a_fire(twin: Twin, pick: Pick) -> Fire:
         next_ms=next_ms,
         skips_ms=None if next_ms is None else pick((None, None, next_ms - EVERY_MS)),
         mark=task.fired[schedule][0] if task and schedule in task.fired else pick(("", "aa", "bb")),
-        spans=[Span(pick(("missed", "skipped")), due, due + late - EVERY_MS, 2)] if late else [],
+        spans=[Span(pick(("missed", "skipped")), due, due + late - EVERY_MS, 2, pick((None, "requested")))]
+        if late
+        else [],
         runs=[
             Firing(
                 fire_time_ms=at,

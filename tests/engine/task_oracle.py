@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.oracle import Oracle
 
+from taskman.model.misfire import Span
 from taskman.model.states import State
 from taskman.store.tasks import Fire, Firing
 
@@ -100,7 +101,7 @@ class TaskOracle:
             return False
         self._move_on(task, schedule, fire)
         for span in fire.spans:
-            entry = f"{span.last_ms} {span.outcome} {schedule} {span.first_ms} {span.count}"
+            entry = f"{span.last_ms} {span.outcome} {schedule} {span.first_ms} {span.count} {_reason(span)}"
             task.ledger[entry] = span.last_ms
         for firing in fire.runs:
             self._make(task, schedule, firing)
@@ -123,3 +124,7 @@ class TaskOracle:
         if fire.mark:
             before = task.fired.get(schedule, ("", 0))[1]
             task.fired[schedule] = (fire.mark, before + len(fire.runs))
+
+
+def _reason(span: Span) -> str:
+    return span.reason or ("calendar" if span.outcome == "skipped" else "-")

@@ -5,7 +5,8 @@
 --   due instant the caller saw (epoch ms), next due instant at which it may fire (epoch ms, '' none),
 --   first instant before that one at which it may not (epoch ms, '' none),
 --   mark of the schedule ('' when its runs are not counted), number of spans, number of runs;
---   4 for each span: outcome (missed or skipped), its first and last instant (epoch ms), how many they are;
+--   5 for each span: outcome (missed or skipped), its first and last instant (epoch ms), how many they are, reason
+--   ('-' none);
 --   8 for each run: fire time (epoch ms), due with its jitter (epoch ms), run id, signature, priority, options for the
 --   scripts (see prelude), overlap (skip, replace or ''), spec (opaque)
 -- Reply: for each schedule 1 fired, 0 when another server was first or the task has changed
@@ -37,11 +38,12 @@ end
 -- The outcomes as members of the ledger with their scores: of a span the last instant stands for all.
 local function outcomes(task, schedule, i, spans, runs)
   local members = {}
-  for at = i, i + 4 * spans - 1, 4 do
+  for at = i, i + 5 * spans - 1, 5 do
     members[#members + 1] = ARGV[at + 2]
-    members[#members + 1] = table.concat({ARGV[at + 2], ARGV[at], schedule, ARGV[at + 1], ARGV[at + 3]}, ' ')
+    members[#members + 1] = table.concat({ARGV[at + 2], ARGV[at], schedule, ARGV[at + 1], ARGV[at + 3],
+      ARGV[at + 4]}, ' ')
   end
-  for at = i + 4 * spans, i + 4 * spans + 8 * runs - 1, 8 do
+  for at = i + 5 * spans, i + 5 * spans + 8 * runs - 1, 8 do
     local outcome = state_of_run(task, at) == 'skipped' and 'skipped' or 'fired'
     members[#members + 1] = ARGV[at]
     members[#members + 1] = table.concat({ARGV[at], outcome, schedule, ARGV[at + 2]}, ' ')
@@ -69,7 +71,7 @@ local reply, i = {}, 2
 while ARGV[i] do
   local spans, runs = tonumber(ARGV[i + 7]), tonumber(ARGV[i + 8])
   reply[#reply + 1] = fire(i, spans, runs)
-  i = i + 9 + 4 * spans + 8 * runs
+  i = i + 9 + 5 * spans + 8 * runs
 end
 flush()
 return reply

@@ -1,4 +1,4 @@
-"""`/api/v1/tasks`: create, list, look at, replace, delete, run now."""
+"""`/api/v1/tasks`: create, list, look at, replace, delete, run now; its schedules and their ledger."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from quart import Blueprint, request, url_for
 from quart.typing import ResponseReturnValue
 
 from ...errors import InvalidInput
+from ...model.instants import format_instant
 from ...model.task import Task
-from .. import actions
+from .. import actions, interventions
 from ..auth import identity
 from ..services import services
 from ..timetable import next_of
@@ -55,6 +56,44 @@ async def show_next(name: str) -> ResponseReturnValue:
     count = number_of("n", 10, 1, 100)
     found = await next_of(services(), await actions.get_task(services(), name), count)
     return {"items": [{**one.to_json(), "schedule": number} for number, one in found]}
+
+
+@blueprint.get("/<name>/ledger")
+async def show_ledger(name: str) -> ResponseReturnValue:
+    """What became of each due instant, newest first."""
+    check_query("limit", "cursor")
+    limit, start = limit_of(), number_of("cursor", 0, 0, 1_000_000)
+    await actions.get_task(services(), name)
+    found = await services().store.tasks.ledger(name, limit + 1, start)
+    cursor = str(start + limit) if len(found) > limit else None
+    return {"items": [interventions.ledger_json(entry) for entry in found[:limit]], "next_cursor": cursor}
+
+
+@blueprint.post("/<name>/pause")
+async def pause(name: str) -> ResponseReturnValue:
+    """Switch its schedules off; what runs goes on."""
+    return _shown(await interventions.set_paused(services(), name, paused=True))
+
+
+@blueprint.post("/<name>/resume")
+async def resume(name: str) -> ResponseReturnValue:
+    """Switch its schedules on; they owe nothing of the meantime."""
+    return _shown(await interventions.set_paused(services(), name, paused=False))
+
+
+@blueprint.post("/<name>/skip")
+async def skip(name: str) -> ResponseReturnValue:
+    """Let the next due instant pass; 409 when nothing is due."""
+    due, task = await interventions.skip_next(services(), name, await json_body(optional=True))
+    next_at = format_instant(task.next_ms)
+    return {"skipped": format_instant(due.due_ms), "schedule": due.schedule, "next_at": next_at}
+
+
+@blueprint.post("/<name>/backfill")
+async def backfill(name: str) -> ResponseReturnValue:
+    """Run the due instants of a stretch of the past that have had no run, or with `dry_run` only count them."""
+    body, by, trigger = await json_body(), identity().by, trigger_of()
+    return (await interventions.backfill(services(), name, body, by=by, trigger=trigger)).to_json()
 
 
 @blueprint.put("/<name>")
