@@ -243,6 +243,22 @@ class Schedule(BaseModel):
             return max(0, (last - anchor) // period) - max(0, (first - anchor) // period)
         return cron.count(first, last) if (cron := self.cron_rule) else 0
 
+    def first_due(self, now_ms: int) -> int | None:
+        """When it is due first, saved now; None when the clock does not say."""
+        if self.is_timed:
+            return self.next(now_ms)
+        due = self.due_after(None)
+        return self.due_after(now_ms) if due is not None and due <= now_ms else due
+
+    def first_open(self, at_ms: int) -> int:
+        """The first instant from `at_ms` on, due or not, at which it may fire; for a delay, which can be put off."""
+        for _ in range(_CLOSINGS):
+            until = self.opening.closed_until(at_ms)
+            if until is None:
+                break
+            at_ms = until
+        return at_ms
+
     def due_after(self, completed_ms: int | None) -> int | None:
         """For a delay after completion: when it is due next, given when the task's last run ended, if any did."""
         if not isinstance(self.after, float):

@@ -182,6 +182,12 @@ class TaskDefinition(RunOptions):
             raise ValueError("one delay after its own last run is enough: the shortest would win")
         return schedules
 
+    @property
+    def upstreams(self) -> list[str]:
+        """The tasks that its schedules wait for."""
+        chains = [schedule.after for schedule in self.schedules if isinstance(schedule.after, list)]
+        return sorted({one.task for chain in chains for one in chain})
+
     def to_json(self) -> dict[str, Any]:
         """What reads back as the same definition; instants as RFC 3339, durations as seconds."""
         shown = self.model_dump(by_alias=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import trio
 
 from ..errors import InvalidInput, StoreError
 from ..model.events import DueEvent
 from ..model.ids import scheduled_run_id
-from ..model.misfire import plan_due
+from ..model.misfire import Span, plan_due
+from ..model.schedule import Schedule
 from ..model.task import Task
 from ..store.events import Listener
 from ..store.runs import Promotion
@@ -105,6 +107,8 @@ def _batches(plans: Sequence[Fire]) -> Iterator[list[Fire]]:
 def plan(due: Due, task: Task, now_ms: int) -> Fire:
     """What to commit for a due schedule: the outcome of each of its instants up to now. Pure."""
     number, schedule = due.schedule, task.definition.schedules[due.schedule]
+    if not schedule.is_timed:
+        return _plan_after(due, task, schedule, now_ms)
     planned = plan_due(schedule, due.due_ms, now_ms, fired=task.fired.get(number, 0))
     following = planned.next_ms
     next_ms = None if following is None else schedule.next_open(following)
@@ -117,6 +121,23 @@ def plan(due: Due, task: Task, now_ms: int) -> Fire:
         spans=[*task.closed_before(number, due.due_ms), *(span for span in planned.spans if span.outcome != "fired")],
         runs=[_firing(due, task, at_ms, now_ms) for at_ms in planned.fires],
     )
+
+
+def _plan_after(due: Due, task: Task, schedule: Schedule, now_ms: int) -> Fire:
+    """What to commit for a schedule that is due because runs have ended: nothing is ever missed.
+
+    What comes before its start or in closed time is put off for a delay, and passes for a chain.
+    """
+    at_ms, fired = due.due_ms, task.fired.get(due.schedule, 0)
+    base = Fire(due=due, revision=task.revision, next_ms=None, mark="" if schedule.max_runs is None else schedule.mark)
+    if (schedule.end is not None and at_ms > schedule.end) or fired >= (schedule.max_runs or fired + 1):
+        return replace(base, is_over=True)
+    put_off = schedule.first_open(max(at_ms, schedule.start or at_ms))
+    if put_off > at_ms:
+        is_closed = schedule.opening.closed_since(at_ms) is not None
+        spans = [Span("skipped", at_ms, at_ms, 1)] if is_closed else []
+        return replace(base, next_ms=put_off if schedule.is_periodic else None, spans=spans)
+    return replace(base, runs=[_firing(due, task, at_ms, now_ms)], is_over=fired + 1 == schedule.max_runs)
 
 
 def _firing(due: Due, task: Task, at_ms: int, now_ms: int) -> Firing:

@@ -39,7 +39,8 @@ PATTERNS: dict[str, str] = {
     "schedules": "zset: '<task> <schedule>' by next due instant, epoch ms",
     "tasks": "zset, scores 0: names of the tasks",
     "task:<name>": "hash: definition, revision, enabled, created, updated; of a schedule cursor:<schedule>,"
-    " skips:<schedule>, fired:<schedule>",
+    " skips:<schedule>, fired:<schedule>, chain:<schedule>, met:<schedule>:<task>, last:<schedule>",
+    "downstream:<task>": "hash: '<task> <schedule>' of each schedule that waits for its runs to end, and how",
     "retired": "string: the highest revision that a deleted task had; new tasks begin after it",
     "task:<name>:runs": "zset, scores 0: ids of the task's runs",
     "unfinished": "hash: how many runs of each task are not final",

@@ -52,7 +52,7 @@ class Fire:
     """What came of the due instants of one schedule, to be committed: the runs, and the spans that had none.
 
     `next_ms` is the next instant at which it may fire, and `skips_ms` the first before it at which it may not.
-    `mark`: of a schedule whose runs are counted.
+    `mark`: of a schedule whose runs are counted. `is_over`: it waits for no more ends of runs.
     """
 
     due: Due
@@ -60,14 +60,15 @@ class Fire:
     next_ms: int | None
     skips_ms: int | None = None
     mark: str = ""
+    is_over: bool = False
     spans: Sequence[Span] = ()
     runs: Sequence[Firing] = ()
 
     @property
     def arguments(self) -> list[Any]:
         """As lua/fire.lua takes it."""
-        due = self.due
-        found = [due.task, due.schedule, self.revision, due.due_ms, self.next_ms or "", self.skips_ms or "", self.mark]
+        due, following = self.due, "-" if self.is_over else self.next_ms or ""
+        found = [due.task, due.schedule, self.revision, due.due_ms, following, self.skips_ms or "", self.mark]
         found += [len(self.spans), len(self.runs)]
         for span in self.spans:
             reason = span.reason or ("calendar" if span.outcome == "skipped" else "-")
@@ -186,13 +187,21 @@ class Tasks:
 
 
 def _first(number: int, schedule: Schedule, definition: TaskDefinition, now_ms: int) -> list[Any]:
-    """What lua/save_task.lua is told of a schedule; nothing when it is neither due nor counted."""
-    due = schedule.next(now_ms) if definition.enabled else None
+    """What lua/save_task.lua is told of a schedule; nothing when it is never due nor counted."""
+    due = schedule.first_due(now_ms) if definition.enabled else None
     wakes = None if due is None else schedule.next_open(due)
-    if wakes is None and schedule.max_runs is None:
+    chained = _chain(schedule, definition.name) if definition.enabled else ""
+    if wakes is None and schedule.max_runs is None and not chained:
         return []
     counted = ["", ""] if schedule.max_runs is None else [schedule.mark, schedule.max_runs]
-    return [number, wakes or "", "" if wakes == due else due, *counted]
+    return [number, wakes or "", "" if wakes == due else due, *counted, chained]
+
+
+def _chain(schedule: Schedule, name: str) -> str:
+    """What the schedule waits for, as the scripts have it."""
+    if isinstance(schedule.after, list):
+        return " ".join(f"{one.task} {one.on}" for one in schedule.after)
+    return "" if schedule.after is None else f"{name} {round(schedule.after * 1000)}"
 
 
 def _unknown(name: str) -> NotFound:

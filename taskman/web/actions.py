@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Conflict, Fault, InvalidInput, NotFound, QueueFull, nearest
+from ..model.chain import circle_through
 from ..model.ids import new_run_id
 from ..model.run import Run, RunSpec, check_sizes
 from ..model.schedule import Schedule
@@ -155,6 +156,7 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
     await services.types.check(definition.type, definition.params)
     for number, schedule in enumerate(definition.schedules):
         await _check_schedule_params(services, definition, number, schedule)
+    await _check_chains(services, definition)
     now_ms = await services.store.runs.now()
     schedules = [schedule.settled(services.timezone, now_ms) for schedule in definition.schedules]
     faults = [
@@ -166,6 +168,32 @@ async def save_task(services: Services, body: object, *, must_be_new: bool, revi
         raise InvalidInput(faults)
     settled = definition.model_copy(update={"schedules": schedules})
     return await services.store.tasks.save(settled, now_ms, revision=0 if must_be_new else revision)
+
+
+async def _check_chains(services: Services, definition: TaskDefinition) -> None:
+    """Whether the tasks that its schedules wait for are there, and wait for it in no way themselves."""
+    awaited: dict[str, list[str]] = {definition.name: definition.upstreams}
+    unknown = set(definition.upstreams)
+    while unknown:
+        found = await services.store.tasks.get_many(sorted(unknown))
+        if awaited.keys() == {definition.name} and len(found) < len(unknown):
+            raise await _unknown_upstreams(services, definition, {task.name for task in found})
+        awaited |= {task.name: task.definition.upstreams for task in found}
+        unknown = {name for task in found for name in task.definition.upstreams} - awaited.keys()
+    if circle := circle_through(definition.name, awaited):
+        way = " waits for ".join(circle)
+        raise InvalidInput(f"{way}: a circle would keep itself going for ever", "/schedules")
+
+
+async def _unknown_upstreams(services: Services, definition: TaskDefinition, known: set[str]) -> InvalidInput:
+    names = await services.store.tasks.names()
+    return InvalidInput(
+        Fault(f"/schedules/{number}/after/{place}/task", f"there is no task '{one.task}'{nearest(one.task, names)}")
+        for number, schedule in enumerate(definition.schedules)
+        if isinstance(schedule.after, list)
+        for place, one in enumerate(schedule.after)
+        if one.task not in known
+    )
 
 
 async def _check_schedule_params(

@@ -115,7 +115,7 @@ def run_now(call: Coroutine[Any, Any, Any]) -> Any:
 
 
 _SETS = ("permit:", "live:", "signatures", "paused", "unpacked", "placed")
-_HASHES = ("run:", "task:", "unfinished")
+_HASHES = ("run:", "task:", "unfinished", "downstream:")
 _READ: dict[str, Any] = {
     "HGETALL": lambda reply: dict(zip(reply[::2], reply[1::2], strict=True)),
     "ZRANGE": lambda reply: {reply[i]: int(reply[i + 1]) for i in range(0, len(reply), 2)},

@@ -86,7 +86,13 @@ def _add_task(found: Snapshot, name: str, task: OracleTask) -> None:
     cursors = {f"cursor:{schedule}": due for schedule, due in task.cursors.items()}
     skips = {f"skips:{schedule}": first for schedule, first in task.skips.items()}
     fired = {f"fired:{schedule}": f"{mark} {count}" for schedule, (mark, count) in task.fired.items()}
-    numbers = {key: str(value) for key, value in (known | cursors | skips | fired).items()}
+    chains = {f"chain:{schedule}": " ".join(map(" ".join, chain)) for schedule, chain in task.chains.items()}
+    met = {f"met:{schedule}:{above}": at for (schedule, above), at in task.met.items()}
+    last = {f"last:{schedule}": at for schedule, at in task.last.items()}
+    numbers = {key: str(value) for key, value in (known | cursors | skips | fired | chains | met | last).items()}
+    for schedule, chain in task.chains.items():
+        for above, on in chain:
+            found[f"downstream:{above}"][f"{name} {schedule}"] = on
     found[f"task:{name}"] = {"definition": task.definition, **numbers}
     found["tasks"][name] = 0
     for schedule, due in task.cursors.items():

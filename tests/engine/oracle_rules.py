@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from engine.oracle_run import WAITING, OracleRun
@@ -33,6 +33,8 @@ class Rules:
         self.published: list[tuple[str, str]] = []
         self._freed: set[str] = set()
         self._ended: Counter[str] = Counter()
+        self._ended_tasks: dict[str, set[State]] = defaultdict(set)
+        self.wake_downstream: Callable[[dict[str, set[State]]], None] = lambda ended: None
 
     @contextmanager
     def call(self, now: int) -> Iterator[None]:
@@ -43,6 +45,8 @@ class Rules:
             self._join(self.runs[parent])
         for permit in self._freed:
             self._unblock(permit)
+        self.wake_downstream(self._ended_tasks)
+        self._ended_tasks.clear()
 
     # What the rules look at.
 
@@ -81,6 +85,8 @@ class Rules:
         self.lines.append(" ".join(["run", *map(str, words)]))
 
     def _close(self, run: OracleRun) -> None:
+        if run.task:
+            self._ended_tasks[run.task].add(run.state)
         run.start_by = run.end_by = None
         self._forget_unique(run, "active")
         self._forget_unique(run, "pending")

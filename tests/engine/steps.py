@@ -41,6 +41,15 @@ PERMITS: tuple[dict[str, int], ...] = (
     {"limit/net": 1},
     {"limit/net": 3},
 )
+CHAINS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (("one", "success"),),
+    (("two", "always"), ("one", "always")),
+    (("one", "failure"),),
+    (("two", "300000"),),
+    (("one", "0"),),
+    (),
+)
 IDEMPOTENCY = (("d1", "b1"), ("d1", "b2"), ("d2", "b1"))
 REASONS = {"failed": ("error", "exit", "timeout"), "retry": ("error", "timeout")}
 
@@ -262,7 +271,8 @@ def save_task(twin: Twin, pick: Pick) -> None:
 def a_plan(twin: Twin, pick: Pick, number: str) -> SchedulePlan:
     due = pick((instant(twin, pick((1, 0, -1))),) * 4 + (None,))
     skips = None if due is None else pick((None, None, due - EVERY_MS))
-    return SchedulePlan(number, due, skips, *pick((("", None), ("aa", 2), ("bb", 3))))
+    mark, most = pick((("", None), ("aa", 2), ("bb", 3)))
+    return SchedulePlan(number, due, skips, mark, most, pick(CHAINS))
 
 
 def delete_task(twin: Twin, pick: Pick) -> None:
@@ -289,6 +299,7 @@ def a_fire(twin: Twin, pick: Pick) -> Fire:
         revision=(task.revision if task else 1) - rarely(pick),
         next_ms=next_ms,
         skips_ms=None if next_ms is None else pick((None, None, next_ms - EVERY_MS)),
+        is_over=rarely(pick),
         mark=task.fired[schedule][0] if task and schedule in task.fired else pick(("", "aa", "bb")),
         spans=[Span(pick(("missed", "skipped")), due, due + late - EVERY_MS, 2, pick((None, "requested")))]
         if late

@@ -12,6 +12,12 @@ from taskman.model.misfire import Span
 from taskman.model.states import State
 from taskman.store.tasks import Fire, Firing
 
+WANTED = {
+    "success": {State.SUCCEEDED},
+    "failure": {State.FAILED},
+    "always": {State.SUCCEEDED, State.FAILED, State.CANCELLED},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulePlan:
@@ -22,10 +28,13 @@ class SchedulePlan:
     skips: int | None = None
     mark: str = ""
     most: int | None = None
+    chain: tuple[tuple[str, str], ...] = ()
 
     @property
     def arguments(self) -> list[Any]:
-        return ["" if value is None else value for value in (self.schedule, self.due, self.skips, self.mark, self.most)]
+        chain = " ".join(" ".join(pair) for pair in self.chain)
+        values = (self.schedule, self.due, self.skips, self.mark, self.most, chain)
+        return ["" if value is None else value for value in values]
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +49,9 @@ class OracleTask:
     cursors: dict[str, int] = field(default_factory=dict)
     skips: dict[str, int] = field(default_factory=dict)
     fired: dict[str, tuple[str, int]] = field(default_factory=dict)
+    chains: dict[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    met: dict[tuple[str, str], int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
 
 
@@ -48,6 +60,7 @@ class TaskOracle:
 
     def __init__(self, runs: Oracle) -> None:
         self.runs = runs
+        runs.wake_downstream = self._wake_downstream
         self.tasks: dict[str, OracleTask] = {}
         self.retired = 0
 
@@ -73,7 +86,11 @@ class TaskOracle:
         counts = [count for mark, count in known.fired.values() if mark == plan.mark] if known and plan.mark else []
         if counts:
             saved.fired[plan.schedule] = (plan.mark, max(counts))
-        if plan.due is None or (plan.most is not None and max(counts, default=0) >= plan.most):
+        if plan.most is not None and max(counts, default=0) >= plan.most:
+            return
+        if plan.chain:
+            saved.chains[plan.schedule] = plan.chain
+        if plan.due is None:
             return
         saved.cursors[plan.schedule] = plan.due
         if plan.skips is not None:
@@ -117,13 +134,50 @@ class TaskOracle:
     def _move_on(self, task: OracleTask, schedule: str, fire: Fire) -> None:
         task.cursors.pop(schedule)
         task.skips.pop(schedule, None)
-        if fire.next_ms is not None:
+        if fire.next_ms is not None and not fire.is_over:
             task.cursors[schedule] = fire.next_ms
         if fire.skips_ms is not None:
             task.skips[schedule] = fire.skips_ms
+        if fire.is_over:
+            task.chains.pop(schedule, None)
+        elif schedule in task.chains:
+            self._complete(task, schedule)
         if fire.mark:
             before = task.fired.get(schedule, ("", 0))[1]
             task.fired[schedule] = (fire.mark, before + len(fire.runs))
+
+    def _wake_downstream(self, ended: dict[str, set[State]]) -> None:
+        """All ends count before any set is complete."""
+        chains = [(task, schedule, chain) for task in self.tasks.values() for schedule, chain in task.chains.items()]
+        met = [
+            (task, schedule)
+            for task, schedule, chain in chains
+            for above, on in chain
+            if above in ended and self._is_met(task, schedule, above, on, ended[above])
+        ]
+        for task, schedule in met:
+            self._complete(task, schedule)
+
+    def _is_met(self, task: OracleTask, schedule: str, above: str, on: str, states: set[State]) -> bool:
+        if on.isdigit():
+            least = 1 if states & WANTED["always"] else 1000
+            self._set_due(task, schedule, self.runs.now + max(int(on), least))
+        elif states & WANTED[on]:
+            task.met[schedule, above] = self.runs.now
+            return True
+        return False
+
+    def _complete(self, task: OracleTask, schedule: str) -> None:
+        wanted = [(schedule, above) for above, _ in task.chains[schedule]]
+        if schedule in task.cursors or not all(one in task.met for one in wanted):
+            return
+        due = max(task.met.pop(one) for one in wanted)
+        task.last[schedule] = due + (due == task.last.get(schedule, 0))
+        self._set_due(task, schedule, task.last[schedule])
+
+    def _set_due(self, task: OracleTask, schedule: str, due: int) -> None:
+        task.cursors[schedule] = due
+        self.runs.lines.append(f"due {due}")
 
 
 def _reason(span: Span) -> str:

@@ -118,6 +118,40 @@ def test_a_backfill_of_nonsense_is_refused(api: httpx2.Client, body: dict[str, A
     assert (reply.status_code, reply.json()["errors"][0]["pointer"]) == (422, pointer), reply.text
 
 
+def test_a_task_cannot_wait_for_one_that_is_not_there(api: httpx2.Client) -> None:
+    save(api, "backup")
+    chain = {"after": [{"task": "backup"}, {"task": "bakcup"}]}
+    body = {"name": "report", "type": "shell", "params": {"command": "true"}, "schedules": [chain]}
+    reply = api.post("/tasks", json=body)
+    assert reply.status_code == 422
+    (fault,) = reply.json()["errors"]
+    assert fault["pointer"] == "/schedules/0/after/1/task"
+    assert "did you mean 'backup'" in fault["detail"]
+
+
+def test_tasks_cannot_wait_for_each_other_in_a_circle(api: httpx2.Client) -> None:
+    save(api, "a")
+    save(api, "b", {"after": [{"task": "a"}]})
+    save(api, "c", {"after": [{"task": "b", "on": "always"}]})
+    body = {"type": "shell", "params": {"command": "true"}, "schedules": [{"after": [{"task": "c"}]}]}
+    reply = api.put("/tasks/a", json=body)
+    assert reply.status_code == 422
+    assert "a waits for c waits for b waits for a" in reply.json()["errors"][0]["detail"]
+
+
+def test_a_chain_runs_through_real_workers(api: httpx2.Client) -> None:
+    save(api, "first")
+    save(api, "second", {"after": [{"task": "first"}]})
+    save(api, "third", {"after": [{"task": "second", "on": "always"}], "params": {"command": "echo third"}})
+    with api.stream("GET", "/events", params={"task": "third"}, timeout=30) as events:
+        lines = events.iter_lines()
+        api.post("/tasks/first/runs", json={})
+        while not (runs := api.get("/runs", params={"task": "third"}).json()["items"]):
+            next(lines)
+    done = api.get(f"/runs/{runs[0]['id']}", params={"wait": 20}).json()
+    assert (done["state"], done["trigger"], done["params"]["command"]) == ("succeeded", "schedule", "echo third")
+
+
 def test_the_command_line_pauses_skips_backfills_and_shows_the_ledger(api: httpx2.Client, site: Server) -> None:
     save(api, "hourly", HOURLY)
 

@@ -2,7 +2,8 @@
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms
 -- then 9 for each schedule: task, schedule, revision of the task,
---   due instant the caller saw (epoch ms), next due instant at which it may fire (epoch ms, '' none),
+--   due instant the caller saw (epoch ms), next due instant at which it may fire (epoch ms, '' none that is known,
+--   '-' never again),
 --   first instant before that one at which it may not (epoch ms, '' none),
 --   mark of the schedule ('' when its runs are not counted), number of spans, number of runs;
 --   5 for each span: outcome (missed or skipped), its first and last instant (epoch ms), how many they are, reason
@@ -14,7 +15,7 @@
 local KEPT = 1000
 
 local function move_on(key, member, schedule, upcoming, skips, skipped)
-  if upcoming == '' then
+  if upcoming == '' or upcoming == '-' then
     call('ZREM', P .. 'schedules', member)
     call('HDEL', key, 'cursor:' .. schedule)
   else
@@ -54,9 +55,12 @@ end
 local function fire(i, spans, runs)
   local task, schedule, mark = ARGV[i], ARGV[i + 1], ARGV[i + 6]
   local key = P .. 'task:' .. task
-  local f = call('HMGET', key, 'revision', 'enabled', 'cursor:' .. schedule, 'skips:' .. schedule)
+  local f = call('HMGET', key, 'revision', 'enabled', 'cursor:' .. schedule, 'skips:' .. schedule,
+    'chain:' .. schedule)
   if f[1] ~= ARGV[i + 2] or f[2] ~= '1' or f[3] ~= ARGV[i + 3] then return 0 end
   move_on(key, task .. ' ' .. schedule, schedule, ARGV[i + 4], ARGV[i + 5], f[4])
+  if f[5] and ARGV[i + 4] == '-' then unhook(task, schedule, f[5])
+  elseif f[5] then complete(task, schedule) end
   if mark ~= '' then
     local fired = string.match(call('HGET', key, 'fired:' .. schedule) or '', ' (%d+)$') or 0
     call('HSET', key, 'fired:' .. schedule, mark .. ' ' .. text(fired + runs))

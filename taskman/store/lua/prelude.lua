@@ -131,9 +131,19 @@ local function end_for_parent(run)
   ended[parent] = (ended[parent] or 0) + 1
 end
 
+-- The tasks whose runs have ended in this call, each with the states they ended in: other schedules may wait for that.
+local ends = {}
+
+local function note_end(run)
+  if run.task == '' then return end
+  ends[run.task] = ends[run.task] or {}
+  ends[run.task][run.state] = true
+end
+
 -- What ends with a run: its deadlines, its unique key, its place in its group. Followers of the log hear of it.
 local function close(run)
   count_unfinished(run, -1)
+  note_end(run)
   close_log(run)
   if run.opt ~= '' then
     call('ZREM', P .. 'deadlines', 'start ' .. run.id, 'whole ' .. run.id)
@@ -347,11 +357,79 @@ local function in_slices(command, key, members)
   end
 end
 
+-- Schedules that wait for the ends of runs: chain:<schedule> of a task lists what it waits for, as '<task> <on>' words,
+-- on being success, failure, always, or a number: a delay (ms) after any end. downstream:<task> has the opposite.
+-- met:<schedule>:<task> is the end that counts; last:<schedule> when the whole set was met last.
+local function waits_for(chain) return string.gmatch(chain or '', '(%S+) (%S+)') end
+
+local function hook(name, schedule, chain)
+  for above, on in waits_for(chain) do call('HSET', P .. 'downstream:' .. above, name .. ' ' .. schedule, on) end
+  call('HSET', P .. 'task:' .. name, 'chain:' .. schedule, chain)
+end
+
+local function unhook(name, schedule, chain)
+  for above in waits_for(chain) do call('HDEL', P .. 'downstream:' .. above, name .. ' ' .. schedule) end
+  call('HDEL', P .. 'task:' .. name, 'chain:' .. schedule)
+end
+
+local function set_due(name, schedule, due)
+  call('HSET', P .. 'task:' .. name, 'cursor:' .. schedule, due)
+  call('ZADD', P .. 'schedules', due, name .. ' ' .. schedule)
+  announce('due', due)
+end
+
+-- Due, once all that it waits for has ended as wanted, and what was met before has fired. Each end counts once.
+local function complete(name, schedule)
+  local key = P .. 'task:' .. name
+  local f = call('HMGET', key, 'chain:' .. schedule, 'cursor:' .. schedule, 'last:' .. schedule)
+  if not f[1] or f[2] then return end
+  local fields, due = {}, 0
+  for above in waits_for(f[1]) do fields[#fields + 1] = 'met:' .. schedule .. ':' .. above end
+  for _, at in ipairs(call('HMGET', key, unpack(fields))) do
+    if not at then return end
+    due = math.max(due, tonumber(at))
+  end
+  if due == tonumber(f[3] or '0') then due = due + 1 end
+  call('HDEL', key, unpack(fields))
+  call('HSET', key, 'last:' .. schedule, text(due))
+  set_due(name, schedule, text(due))
+end
+
+local function is_wanted(on, states)
+  if on == 'success' then return states.succeeded end
+  if on == 'failure' then return states.failed end
+  return states.succeeded or states.failed or states.cancelled
+end
+
+-- All ends of a call are noted before any set is complete, so that the order in which they are told is no matter.
+local function tell_downstream(above, states, met)
+  local waiting = call('HGETALL', P .. 'downstream:' .. above)
+  for i = 1, #waiting, 2 do
+    local name, schedule = string.match(waiting[i], '^(%S+) (%d+)$')
+    local on, delay = waiting[i + 1], tonumber(waiting[i + 1])
+    if delay then
+      -- a run that was skipped took no time, and must not be followed by the next one at once
+      local least = is_wanted('always', states) and 1 or 1000
+      set_due(name, schedule, text(now + math.max(delay, least)))
+    elseif is_wanted(on, states) then
+      call('HSET', P .. 'task:' .. name, 'met:' .. schedule .. ':' .. above, NOW)
+      met[#met + 1] = {name, schedule}
+    end
+  end
+end
+
+local function wake_downstream()
+  local met = {}
+  for task, states in pairs(ends) do tell_downstream(task, states, met) end
+  for _, one in ipairs(met) do complete(one[1], one[2]) end
+end
+
 local function flush()
   if ended then
     for parent, number in pairs(ended) do join(parent, number) end
   end
   for permit in pairs(freed) do unblock(permit) end
+  wake_downstream()
   local leaving, entering = {}, {}
   for id, ends in pairs(moves) do
     if ends.from then

@@ -2,9 +2,10 @@
 -- KEYS[1] shard prefix
 -- ARGV[1] now, epoch ms   ARGV[2] name   ARGV[3] revision it must have ('' any, 0: must not exist)
 -- ARGV[4] definition (JSON, opaque)   ARGV[5] enabled, 1 or 0
--- then 5 for each schedule that is due or counts its runs: schedule,
+-- then 6 for each schedule that is due, waits for ends of runs, or counts its runs: schedule,
 --   next due instant at which it may fire (epoch ms, '' none), first instant before that one at which it may not
---   (epoch ms, '' none), mark ('' when its runs are not counted), how many runs it may have ('' any number)
+--   (epoch ms, '' none), mark ('' when its runs are not counted), how many runs it may have ('' any number),
+--   what it waits for ('' nothing, else see the prelude)
 -- Reply: {the new revision, when created, epoch ms, next due instant or '', 1 when it is new else 0}; {-1, revision found} when the revision does not match
 -- Safe to repeat: the same definition again is one more revision of the same.
 local name = ARGV[2]
@@ -18,7 +19,8 @@ local function clear()
   local counts = {}
   local fields = call('HGETALL', key)
   for i = 1, #fields, 2 do
-    local kind, schedule = string.match(fields[i], '^(%l+):(%d+)$')
+    local kind, schedule = string.match(fields[i], '^(%l+):(%d+)')
+    if kind == 'chain' then unhook(name, schedule, fields[i + 1]) end
     if kind then call('HDEL', key, fields[i]) end
     if kind == 'cursor' then call('ZREM', P .. 'schedules', name .. ' ' .. schedule) end
     if kind == 'fired' then
@@ -35,15 +37,15 @@ local following = revision > 0 and revision + 1 or tonumber(call('GET', P .. 're
 call('HSET', key, 'revision', following, 'created', created, 'updated', text(now), 'definition', ARGV[4],
   'enabled', ARGV[5])
 call('ZADD', P .. 'tasks', 0, name)
-for i = 6, #ARGV, 5 do
-  local schedule, due, skips, mark, most = unpack(ARGV, i, i + 4)
+for i = 6, #ARGV, 6 do
+  local schedule, due, skips, mark, most, chain = unpack(ARGV, i, i + 5)
   local count = counts[mark]
   if count then call('HSET', key, 'fired:' .. schedule, mark .. ' ' .. text(count)) end
-  if due ~= '' and (most == '' or (count or 0) < tonumber(most)) then
-    call('HSET', key, 'cursor:' .. schedule, due)
+  local is_over = most ~= '' and (count or 0) >= tonumber(most)
+  if chain ~= '' and not is_over then hook(name, schedule, chain) end
+  if due ~= '' and not is_over then
     if skips ~= '' then call('HSET', key, 'skips:' .. schedule, skips) end
-    call('ZADD', P .. 'schedules', due, name .. ' ' .. schedule)
-    announce('due', due)
+    set_due(name, schedule, due)
     if earliest == '' or tonumber(due) < tonumber(earliest) then earliest = due end
   end
 end
