@@ -175,19 +175,24 @@ def run_past(name: str, since: str, to: str, dry_run: bool, yes: bool, as_json: 
     with session() as client, known_task(client, name):
         found = client.backfill(name, since, to, dry_run=True)
         if not as_json:
-            notice(f"task {name} was due {found['count']} times{_between(found)}")
+            times = "once" if found["count"] == 1 else f"{found['count']:,} times"
+            notice(f"task {name} was due {times}{_between(found)}")
         if not dry_run and found["count"]:
             if not yes and not as_json:
                 click.confirm("run them, except those that have run?", abort=True, err=True)
             found = client.backfill(name, since, to)
             if not as_json:
-                notice(f"{found['created']} runs are made, the others had run\n  taskman runs list --task {name}")
+                notice(
+                    f"{found['created']} of them are queued now, the others had run\n  taskman runs list --task {name}"
+                )
     if as_json:
         print_json(found)
 
 
 def _between(found: Document) -> str:
-    return f", from {short_time(found['first'])} to {short_time(found['last'])}" if found["count"] else ""
+    if found["count"] < 2:
+        return f", {short_time(found['first'])}" if found["count"] else ""
+    return f", from {short_time(found['first'])} to {short_time(found['last'])}"
 
 
 @tasks.command(epilog=examples("taskman tasks ledger nightly", "taskman tasks ledger nightly -n 500 --jsonl"))

@@ -270,6 +270,10 @@ class Task:
             **{**definition.run_options, **(options or {})},
         )
 
+    def accounted_ms(self, number: int) -> int:
+        """Until when the due instants of a schedule have had their outcome, some perhaps before they came."""
+        return self.skips.get(number, self.cursors.get(number, 0)) - 1
+
     def closed_before(self, number: int, due_ms: int) -> list[Span]:
         """The instants of a schedule before its due one at which it might not fire, so that nobody woke up for them."""
         first_ms, schedule = self.skips.get(number), self.definition.schedules[number]

@@ -99,7 +99,8 @@ async def next_of(services: Services, task: Task, count: int) -> list[tuple[int,
     found = [
         (number, one)
         for number, schedule in enumerate(task.definition.schedules)
-        for one in coming(schedule, now_ms, count, around)
+        if number in task.cursors
+        for one in coming(schedule, max(now_ms, task.accounted_ms(number)), count, around)
     ]
     return list(islice(sorted(found, key=lambda pair: pair[1].at_ms), count))
 

@@ -56,6 +56,7 @@ def test_the_next_due_instant_is_skipped_by_request_and_says_so(api: httpx2.Clie
     assert done["skipped"] == saved["next_at"]
     following = datetime.fromisoformat(saved["next_at"]) + timedelta(hours=1)
     assert datetime.fromisoformat(done["next_at"]) == following
+    assert api.get("/tasks/hourly/next").json()["items"][0]["at"] == done["next_at"]
     assert api.get("/tasks/hourly/ledger").json() == {
         "items": [
             {
@@ -167,4 +168,4 @@ def test_the_command_line_pauses_skips_backfills_and_shows_the_ledger(api: httpx
     assert "skipped (requested)" in taskman("ledger", "hourly")
     times = ("--from", "2026-02-02T00:00:00Z", "--to", "2026-02-02T23:59:00Z")
     assert "was due 24 times" in taskman("backfill", "hourly", *times, "--dry-run")
-    assert "24 runs are made" in taskman("backfill", "hourly", *times, "--yes")
+    assert "24 of them are queued" in taskman("backfill", "hourly", *times, "--yes")

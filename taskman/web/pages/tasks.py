@@ -8,7 +8,9 @@ from quart import Blueprint, render_template, request
 from quart.typing import ResponseReturnValue
 
 from ...errors import Conflict, InvalidInput
+from ...model.run import Run
 from ...model.task import Task, TaskDefinition
+from ...store.tasks import LedgerEntry
 from .. import actions
 from ..auth import identity, require_page
 from ..forms import Field
@@ -18,7 +20,7 @@ from .notices import go
 from .rendering import renderer
 from .run_form import first_type
 from .task_form import TaskForm
-from .wording import now_ms
+from .wording import now_ms, outcome
 
 __all__ = ["blueprint", "task_rows", "task_view"]
 
@@ -137,13 +139,34 @@ async def task_view(services: Services, task: Task) -> dict[str, Any]:
     page = await store.runs.page(task=task.name, limit=_RUNS)
     ledger = await store.tasks.ledger(task.name, _LEDGER)
     fired = await store.runs.get_many([entry.run_id for entry in ledger if entry.run_id])
-    schedules = [
-        {"schedule": one, "fires": list(one.upcoming(now, _FIRES)) if task.definition.enabled else []}
-        for one in task.definition.schedules
-    ]
+    schedules = [_schedule_view(task, number, now) for number in range(len(task.definition.schedules))]
     runs = {run.id: run for run in fired}
-    entries = [{"entry": entry, "run": runs.get(entry.run_id or "")} for entry in reversed(ledger)]
+    entries = [_ledger_view(entry, runs.get(entry.run_id or "")) for entry in reversed(ledger)]
     return {"task": task, "schedules": schedules, "ledger": entries, "runs": page.runs, "more": page.next_cursor}
+
+
+def _schedule_view(task: Task, number: int, now: int) -> dict[str, Any]:
+    """A schedule with its next due instants; where the clock alone does not say them, with the one that is known."""
+    schedule = task.definition.schedules[number]
+    if not task.definition.enabled:
+        return {"schedule": schedule, "fires": [], "none": "switched off"}
+    if schedule.is_timed and number not in task.cursors:
+        return {"schedule": schedule, "fires": [], "none": "never due again"}
+    if schedule.is_timed:
+        return {
+            "schedule": schedule,
+            "fires": list(schedule.upcoming(max(now, task.accounted_ms(number)), _FIRES)),
+            "none": "never due again",
+        }
+    known = [task.cursors[number]] if number in task.cursors else []
+    return {"schedule": schedule, "fires": known, "none": "not due yet: it waits for that"}
+
+
+def _ledger_view(entry: LedgerEntry, run: Run | None) -> dict[str, Any]:
+    """A due instant, or several in a row: with the state of its run, while there is one."""
+    look = run.state if run else entry.outcome
+    count = f"{entry.count:,}" if entry.count > 1 else ""
+    return {"run": run, "look": look, "text": outcome(entry, run), "count": count}
 
 
 @blueprint.post("/<name>/runs")

@@ -13,12 +13,14 @@ from markupsafe import Markup
 from ...model.instants import datetime_of, format_duration, zone
 from ...model.run import Run, RunSpec
 from ...model.states import REASONS, State
+from ...store.tasks import LedgerEntry
 
 __all__ = [
     "facts",
     "format_duration",
     "local",
     "now_ms",
+    "outcome",
     "ran",
     "reason",
     "relative",
@@ -75,6 +77,16 @@ def local(at_ms: int, timezone: str | None) -> str:
     """The wall clock in that zone: `Tue 24 Nov 2026, 02:30`; seconds only when there are some."""
     moment = datetime_of(at_ms).astimezone(zone(timezone or "UTC"))
     return moment.strftime("%a %-d %b %Y, %H:%M:%S" if moment.second else "%a %-d %b %Y, %H:%M")
+
+
+def outcome(entry: LedgerEntry, run: Run | None) -> str:
+    """What became of a due instant, or of several in a row: `skipped (calendar), 420 times, since … until … UTC`."""
+    words = entry.outcome if run is None or entry.outcome == "skipped" else str(run.state)
+    reason = f" ({entry.reason})" if entry.reason else ""
+    until = f"{local(entry.fire_time_ms, 'UTC')} UTC"
+    if entry.count == 1 or entry.since_ms is None:
+        return f"{until}: {words}{reason}"
+    return f"{local(entry.since_ms, 'UTC')} to {until}: {words}{reason}, {entry.count:,} times"
 
 
 def ran(run: Run) -> Markup:
