@@ -146,8 +146,8 @@ def read_ledger(connection: redis.Redis, task: str) -> list[LedgerLine]:
     """The outcomes of the task's due instants, the oldest first."""
     lines = []
     for member in connection.zrange(f"{PREFIX}task:{task}:ledger", 0, -1):
-        at, outcome, _, what = member.decode().split(" ")
-        if outcome == "missed":
+        at, outcome, _, what, *span = member.decode().split(" ")
+        if span:
             lines.append(LedgerLine(int(what), int(at), outcome))
         else:
             lines.append(LedgerLine(int(at), int(at), outcome, what))
