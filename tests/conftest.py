@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,21 @@ def start_redis(tmp_path: Path) -> Iterator[Callable[..., tuple[str, subprocess.
         path = directory / "redis.sock"
         fixed = ["--port", "0", "--unixsocket", str(path), "--dir", str(directory), "--save", ""]
         started.append(subprocess.Popen([str(find_redis_binary()), *fixed, *options], stdout=subprocess.DEVNULL))
-        eventually(path.exists)
+        eventually(lambda: _answers(path))
         return f"unix://{path}", started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
+
+
+def _answers(path: Path) -> bool:
+    """Whether a Redis listens there; its socket exists a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+        probe.connect(str(path))
+        return True
+    return False
 
 
 @pytest.fixture
