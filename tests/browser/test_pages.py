@@ -120,6 +120,7 @@ def test_editing_keeps_the_options_of_a_schedule_that_the_form_does_not_show(pag
     kept = {"cron": "0 23 * * *", "timezone": "UTC", "window": "22:00-06:00", "max_runs": 9, "params": {"cwd": "/"}}
     schedules = [kept, {"after": [{"task": "other", "on": "always"}], "timezone": "UTC"}]
     body = {"type": "shell", "params": {"command": "true"}, "schedules": schedules}
+    assert api.put("/tasks/other", json={"type": "shell", "params": {"command": "true"}}).status_code == 201
     assert api.put("/tasks/kept", json=body).status_code == 201
     pages.visit("/tasks/kept/edit")
     assert pages.one('[name="schedules.1.after"]').get_attribute("value") == "other:always"
