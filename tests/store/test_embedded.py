@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -103,9 +104,9 @@ async def test_relative_directory_works(tmp_path, monkeypatch):
         assert await call(redis.url, "PING") == b"PONG"
 
 
-async def test_long_path_puts_the_socket_elsewhere(tmp_path, monkeypatch):
-    runtime = tmp_path / "run"
-    runtime.mkdir()
+async def test_long_path_puts_the_socket_elsewhere(tmp_path, monkeypatch, request):
+    runtime = Path(tempfile.mkdtemp())  # tmp_path itself may be long
+    request.addfinalizer(runtime.rmdir)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     async with EmbeddedRedis(tmp_path / ("long" * 40)) as redis:
         assert await call(redis.url, "PING") == b"PONG"
