@@ -104,15 +104,19 @@ async def test_relative_directory_works(tmp_path, monkeypatch):
         assert await call(redis.url, "PING") == b"PONG"
 
 
-async def test_long_path_puts_the_socket_elsewhere(tmp_path, monkeypatch, request):
-    runtime = Path(tempfile.mkdtemp())  # tmp_path itself may be long
-    request.addfinalizer(runtime.rmdir)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+@pytest.fixture
+def runtime():
+    with tempfile.TemporaryDirectory() as short:  # tmp_path itself may be long
+        yield short
+
+
+async def test_long_path_puts_the_socket_elsewhere(tmp_path, monkeypatch, runtime):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     async with EmbeddedRedis(tmp_path / ("long" * 40)) as redis:
         assert await call(redis.url, "PING") == b"PONG"
-        (place,) = runtime.iterdir()
+        (place,) = os.scandir(runtime)
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    assert list(runtime.iterdir()) == []
+    assert os.listdir(runtime) == []
 
 
 async def test_socket_directory_that_others_can_enter_is_not_used(tmp_path, monkeypatch):
