@@ -104,6 +104,11 @@ class Connection:
             )
         return call.replies
 
+    async def now_ms(self) -> int:
+        """Redis' clock, epoch ms. Raises StoreUnavailable."""
+        seconds, micros = await self.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def server_id(self) -> str:
         """The id that Redis gives itself at each start. Raises StoreUnavailable."""
         info: bytes = await self.execute("INFO", "server")

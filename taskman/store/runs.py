@@ -274,8 +274,7 @@ class Runs:
 
     async def now(self) -> int:
         """Redis' clock, epoch ms."""
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+        return await self._connection.now_ms()
 
     async def signatures(self) -> list[str]:
         """Every signature that a run has had."""

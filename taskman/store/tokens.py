@@ -33,7 +33,7 @@ class Tokens:
         """
         if len(await self.all()) >= MOST:
             raise Conflict(f"there are {MOST:,} tokens already: revoke those that nobody uses")
-        secret, now_ms = new_token(), await self._now()
+        secret, now_ms = new_token(), await self._connection.now_ms()
         digest = digest_of(secret)
         expires_ms = now_ms + round(wanted.expires * 1000) if wanted.expires else None
         name = wanted.name or f"{wanted.scope}-{id_of(digest)[:6]}"
@@ -52,7 +52,7 @@ class Tokens:
         commands = (("HGETALL", self._keys.tokens), ("HGETALL", self._keys.token_uses))
         documents, uses = (_pairs(checked(reply)) for reply in await self._connection.execute_many(commands))
         tokens = [_parse(document, uses.get(token_id)) for token_id, document in documents.items()]
-        now_ms = await self._now()
+        now_ms = await self._connection.now_ms()
         for token in tokens:
             if token.is_expired(now_ms - KEPT_MS):
                 await self.revoke(token.id)
@@ -68,10 +68,6 @@ class Tokens:
         await self._connection.execute("HSET", self._keys.token_uses, token_id, now_ms)
         if not await self._connection.execute("HEXISTS", self._keys.tokens, token_id):
             await self._connection.execute("HDEL", self._keys.token_uses, token_id)
-
-    async def _now(self) -> int:
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _pairs(reply: list[bytes]) -> Mapping[bytes, bytes]:

@@ -25,7 +25,7 @@ class TaskTypes:
 
     async def describe(self, types: Iterable[TypeDescription]) -> None:
         """Keep these descriptions in place of earlier ones; of new names only as many as there is room for."""
-        now_ms, known = await self._now(), {one.name for one in await self.known()}
+        now_ms, known = await self._connection.now_ms(), set(await self._names())
         fields: list[str] = []
         for one in types:
             if one.name in known or len(known) < MOST:
@@ -34,10 +34,13 @@ class TaskTypes:
         if fields:
             await self._connection.execute("HSET", self._keys.types, *fields)
 
+    async def _names(self) -> list[str]:
+        return [one.decode() for one in await self._connection.execute("HKEYS", self._keys.types)]
+
     async def known(self) -> list[TypeDescription]:
         """Every type that has been described lately, by name. Older ones are forgotten on the way."""
         reply = await self._connection.execute("HGETALL", self._keys.types)
-        oldest_ms, found, gone = await self._now() - KEPT_MS, [], []
+        oldest_ms, found, gone = await self._connection.now_ms() - KEPT_MS, [], []
         for name, value in zip(reply[::2], reply[1::2], strict=True):
             seen, _, text = value.partition(b" ")
             if int(seen) < oldest_ms:
@@ -47,10 +50,6 @@ class TaskTypes:
         if gone:
             checked(await self._connection.execute("HDEL", self._keys.types, *gone))
         return sorted(found, key=lambda one: one.name)
-
-    async def _now(self) -> int:
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _document(one: TypeDescription) -> str:

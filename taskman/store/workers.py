@@ -96,7 +96,7 @@ class Workers:
     async def known(self) -> list[WorkerEntry]:
         """The workers heard of within a day, by id."""
         reply = await self._connection.execute("HGETALL", self._keys.workers)
-        now_ms, draining = await self._now(), await self.draining()
+        now_ms, draining = await self._connection.now_ms(), await self.draining()
         entries = [_parse(name.decode(), value, now_ms) for name, value in zip(reply[::2], reply[1::2], strict=True)]
         for entry in entries:
             if entry.seen_ms < now_ms - _FORGOTTEN_MS:
@@ -122,16 +122,12 @@ class Workers:
     async def oldest_report_ms(self) -> int | None:
         """When the live worker was heard of that has been silent for longest; None when there is none."""
         values = await self._connection.execute("HVALS", self._keys.workers)
-        now_ms = await self._now()
+        now_ms = await self._connection.now_ms()
         seen = [int(value.partition(b" ")[0]) for value in values]
         return min((at for at in seen if at >= now_ms - GONE_MS), default=None)
 
     async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
         return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
-
-    async def _now(self) -> int:
-        seconds, micros = await self._connection.execute("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _document(node: Node, versions: dict[str, str], about: About) -> str:
