@@ -15,6 +15,7 @@ from ..model.run import RunSpec
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from . import wire
+from .portions import portions
 
 __all__ = ["assignment_of", "described", "encoded_outcome", "in_portions", "log_messages", "refusal_of"]
 
@@ -89,16 +90,7 @@ def _done(outcome: Outcome, result: Any) -> wire.Done:
 
 def in_portions(encoded: Sequence[tuple[Outcome, bytes]]) -> Iterator[list[tuple[Outcome, bytes]]]:
     """Outcomes to be settled together: no more of them than may wait in memory."""
-    part: list[tuple[Outcome, bytes]] = []
-    size = 0
-    for one in encoded:
-        if part and size + len(one[1]) > _SETTLE_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += len(one[1])
-    if part:
-        yield part
+    return portions(encoded, lambda one: len(one[1]), _SETTLE_BYTES)
 
 
 def log_messages(run_id: str, attempt: int, chunks: Sequence[Chunk]) -> Iterator[tuple[bytes, int]]:

@@ -13,6 +13,7 @@ from ..model.results import ERROR_LIMIT, why_not_kept
 from ..store.logs import Chunk
 from ..store.runs import Assignment, Outcome
 from . import wire
+from .portions import portions
 
 __all__ = ["assigned", "no_json", "node_of", "number_lines", "outcome_of", "parts_of", "progress_of", "within_limit"]
 
@@ -99,13 +100,4 @@ def assigned(one: Assignment) -> wire.AssignedRun:
 
 def parts_of(runs: Sequence[tuple[Assignment, bytes]]) -> Iterator[list[tuple[Assignment, bytes]]]:
     """As many runs as fit into a frame each, and at least one."""
-    part: list[tuple[Assignment, bytes]] = []
-    size = 0
-    for run in runs:
-        if part and size + len(run[1]) > _ASSIGN_BYTES:
-            yield part
-            part, size = [], 0
-        part.append(run)
-        size += len(run[1])
-    if part:
-        yield part
+    return portions(runs, lambda run: len(run[1]), _ASSIGN_BYTES)

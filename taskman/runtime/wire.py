@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from ..errors import ProtocolViolation
+from .portions import portions
 
 __all__ = [
     "CHUNK_BYTES",
@@ -383,15 +384,7 @@ def encode_assign(runs: Sequence[bytes], age_s: float) -> bytes:
 
 def frames_of(messages: Iterable[bytes]) -> Iterator[bytes]:
     """Encoded messages in as few frames as may be, in order."""
-    part: list[bytes] = []
-    size = 5
-    for message in messages:
-        if part and size + len(message) > FRAME_BYTES:
-            yield _array(len(part)) + b"".join(part)
-            part, size = [], 5
-        part.append(message)
-        size += len(message)
-    if part:
+    for part in portions(messages, len, FRAME_BYTES - 5):  # beside the longest head of an array
         yield _array(len(part)) + b"".join(part)
 
 
