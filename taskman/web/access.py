@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -66,13 +66,18 @@ class Access:
             async for batch in listener:
                 revoked = [event.id for event in batch.events if isinstance(event, TokenEvent)]
                 if batch.gap:
-                    self._known.clear()
-                for token_id in revoked:
-                    self._known.pop(token_id, None)
+                    revoked.extend(self._known)
                 if revoked or batch.gap:
-                    self._generation += 1
-                    self._changed.set()
-                    self._changed = trio.Event()
+                    self._forget(revoked)
+
+    async def revoke(self, token_id: str) -> bool:
+        """End a token; whether there was one. When this returns it is worth nothing here, a moment later anywhere.
+
+        Cancellation: whether it has been revoked is unknown; to ask again does no harm. Raises: StoreUnavailable.
+        """
+        found = await self._store.tokens.revoke(token_id)
+        self._forget([token_id])
+        return found
 
     async def identify(self, token: str) -> Identity | None:
         """Whom `token` stands for; None when it is unknown, revoked or expired. Raises StoreUnavailable."""
@@ -110,6 +115,14 @@ class Access:
                     return
             with trio.move_on_after(_RECHECK_S):
                 await changed.wait()
+
+    def _forget(self, token_ids: Iterable[str]) -> None:
+        """Believe nothing any more of what was read of these tokens, nor of what is being read just now."""
+        for token_id in token_ids:
+            self._known.pop(token_id, None)
+        self._generation += 1
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _find(self, token_id: str) -> Token | None:
         known = self._known.get(token_id)

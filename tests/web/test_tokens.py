@@ -375,6 +375,15 @@ async def test_a_revocation_between_question_and_answer_is_not_forgotten(store: 
     assert await access.identify(secret) is None
 
 
+async def test_where_a_token_is_revoked_it_is_worth_nothing_at_once(store: Store) -> None:
+    access = Access(store, {})  # hears no events
+    token, secret = await store.tokens.create(TokenRequest(scope=Scope.READ), by="token:admin")
+    assert await access.identify(secret) is not None
+    assert await access.revoke(token.id)
+    assert await access.identify(secret) is None
+    assert not await access.revoke(token.id)
+
+
 async def test_whoever_holds_a_connection_hears_of_the_end_of_its_token(store: Store, nursery: trio.Nursery) -> None:
     access = Access(store, {})
     await nursery.start(access.run)

@@ -35,6 +35,6 @@ async def index() -> ResponseReturnValue:
 @blueprint.delete("/<token_id>")
 async def revoke(token_id: str) -> ResponseReturnValue:
     """Revoke a token, and with it every session that it has signed in."""
-    if not await services().store.tokens.revoke(token_id):
+    if not await services().access.revoke(token_id):
         raise NotFound(f"there is no token '{token_id}': it has been revoked already, or never was")
     return "", 204
