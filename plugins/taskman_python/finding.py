@@ -12,6 +12,7 @@ import difflib
 import importlib
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from importlib.machinery import ModuleSpec, PathFinder
@@ -21,6 +22,8 @@ from typing import Any
 __all__ = ["Refused", "find"]
 
 MARK = "__taskman_task__"
+# Two threads that drop the importer of the same path at once: one of them gets a KeyError (CPython 3.11 to 3.13).
+_one_at_a_time = threading.Lock()
 
 
 class Refused(Exception):
@@ -28,12 +31,13 @@ class Refused(Exception):
 
 
 def find(name: str, patterns: Sequence[str]) -> Callable[..., Any]:
-    """The callable of that name. May import its module, and raises whatever that raises.
+    """The callable of that name. May import its module, and raises whatever that raises. Any thread may call it.
 
     Raises: Refused when there is no such thing, or when it is not allowed.
     """
     module_name, _, path = name.partition(":")
-    importlib.invalidate_caches()
+    with _one_at_a_time:
+        importlib.invalidate_caches()
     if not any(fnmatchcase(name, pattern) for pattern in patterns):
         _require_mark(module_name, path)
     found: Any = _import(module_name)

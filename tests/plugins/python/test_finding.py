@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -135,3 +138,25 @@ def test_a_source_that_cannot_be_read_is_refused(write: Callable[[str, str], Non
     write("tm_syntax.py", "def f(:\n")
     with pytest.raises(Refused, match="the source of 'tm_syntax' cannot be read"):
         find("tm_syntax:f", [])
+
+
+def test_functions_can_be_looked_for_in_many_threads_at_once(
+    write: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("tm_many.py", "from taskman import task\n\n\n@task\ndef hello():\n    pass\n")
+    busy = threading.Lock()
+    found: list[object] = []
+
+    def invalidate() -> None:  # as CPython's: who comes while another is at it fails
+        if not busy.acquire(blocking=False):
+            raise KeyError("python311.zip")
+        time.sleep(0.001)
+        busy.release()
+
+    monkeypatch.setattr(importlib, "invalidate_caches", invalidate)
+    threads = [threading.Thread(target=lambda: found.append(find("tm_many:hello", []))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
