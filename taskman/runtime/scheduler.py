@@ -15,7 +15,6 @@ from ..model.misfire import Span, plan_due
 from ..model.schedule import Schedule
 from ..model.task import Task
 from ..store.events import Listener
-from ..store.runs import Promotion
 from ..store.store import Store
 from ..store.tasks import Due, Fire, Firing
 
@@ -24,7 +23,12 @@ __all__ = ["Scheduler", "plan"]
 # A sleeper looks at the store at least so often, whatever it believes about the next due time.
 _LONGEST_SLEEP_S = 60.0
 _RETRY_S = 0.5
-_BATCH, _MOST_RUNS = 200, 500
+# What is due next is read and planned so long before, so that at the instant itself one script is all there is to do.
+_AHEAD_MS = 150
+# A plan made ahead is thrown away when this process stood still: what was missed meanwhile has rules of its own.
+_STALE_S = 1.0
+_CHUNK, _OVERDUE, _AHEAD = 50, 200, 1000
+_MOST_RUNS = 250
 _log = logging.getLogger("taskman.scheduler")
 
 
@@ -49,21 +53,36 @@ class Scheduler:
         self._earlier, self._sleeping_until_ms = trio.Event(), 0
         try:
             promotion = await self._store.runs.promote()
-            if promotion.next_schedule_ms is not None and promotion.next_schedule_ms <= promotion.now_ms:
-                await self._fire_due(promotion.now_ms)
-                return
+            run_ms, schedule_ms = promotion.next_run_ms, promotion.next_schedule_ms
+            if schedule_ms is not None and schedule_ms <= promotion.now_ms:
+                await self._fire(await self._plans(promotion.now_ms, _OVERDUE))
+            elif schedule_ms is not None and (run_ms is None or schedule_ms <= run_ms):
+                await self._fire_on_time(schedule_ms, Clock(promotion.now_ms))
+            else:
+                await self._sleep(run_ms, Clock(promotion.now_ms))
         except StoreError as error:
             _log.warning("the store refused: %s", error)
             await trio.sleep(_RETRY_S)
-            return
-        await self._sleep(promotion)
 
-    async def _sleep(self, promotion: Promotion) -> None:
-        upcoming = [at for at in (promotion.next_run_ms, promotion.next_schedule_ms) if at is not None]
-        wait_s = min(_LONGEST_SLEEP_S, max(0.0, (min(upcoming) - promotion.now_ms) / 1000) if upcoming else 1e9)
-        self._sleeping_until_ms = promotion.now_ms + round(wait_s * 1000)
-        with trio.move_on_after(wait_s):
+    async def _fire_on_time(self, due_ms: int, clock: Clock) -> None:
+        """Plan what is due at that instant a little before it, and commit it then, unless something comes between.
+
+        An edit in the meantime makes the plan's revision old, and what another server commits moves the cursor: the
+        script then leaves things as they are, and the next turn looks again.
+        """
+        if not await self._sleep(due_ms, clock, until_ms=due_ms - _AHEAD_MS):
+            return
+        plans = await self._plans(due_ms, _AHEAD)
+        if await self._sleep(due_ms, clock) and clock.late_s(due_ms) < _STALE_S:
+            await self._fire(plans)
+
+    async def _sleep(self, next_ms: int | None, clock: Clock, *, until_ms: int | None = None) -> bool:
+        """Sleep until what is due next, or until a moment before it; False when it is time to look again first."""
+        self._sleeping_until_ms = clock.ms_in(_LONGEST_SLEEP_S) if next_ms is None else next_ms
+        wait_s = -clock.late_s(self._sleeping_until_ms if until_ms is None else until_ms)
+        with trio.move_on_after(max(0.0, min(_LONGEST_SLEEP_S, wait_s))):
             await self._earlier.wait()
+        return not self._earlier.is_set() and wait_s <= _LONGEST_SLEEP_S
 
     async def _watch(self, listener: Listener) -> None:
         async for batch in listener:
@@ -71,23 +90,51 @@ class Scheduler:
             if batch.gap or (dues and (self._sleeping_until_ms == 0 or min(dues) < self._sleeping_until_ms)):
                 self._earlier.set()
 
-    async def _fire_due(self, now_ms: int) -> None:
-        """Commit what is due; that another server was first is the ordinary case with several."""
-        due = await self._store.tasks.due(now_ms, _BATCH)
-        tasks = {task.name: task for task in await self._store.tasks.get_many(sorted({one.task for one in due}))}
+    async def _plans(self, now_ms: int, limit: int) -> list[Fire]:
+        """What to commit of the schedules that are due at that time, the longest overdue first."""
+        due = await self._store.tasks.due(now_ms, limit)
         plans: list[Fire] = []
-        for one in due:
-            task = tasks.get(one.task)
-            if task is None or one.schedule >= len(task.definition.schedules):
-                await self._store.tasks.forget_due(one)
-            else:
-                try:
-                    plans.append(plan(one, task, now_ms))
-                except InvalidInput as error:  # it was checked when it was saved: some other version of us did that
-                    _log.error("schedule %d of task %s cannot fire: %s; save it again", one.schedule, one.task, error)
+        for first in range(0, len(due), _CHUNK):
+            some = due[first : first + _CHUNK]
+            tasks = {task.name: task for task in await self._store.tasks.get_many(sorted({one.task for one in some}))}
+            for one in some:
+                planned = _planned(one, tasks.get(one.task), now_ms)
+                if planned is None:
                     await self._store.tasks.forget_due(one)
+                else:
+                    plans.append(planned)
+        return plans
+
+    async def _fire(self, plans: Sequence[Fire]) -> None:
+        """Commit them; that another server was first is the ordinary case with several, and it does the rest too."""
         for some in _batches(plans):
-            await self._store.tasks.fire(some)
+            if not any(await self._store.tasks.fire(some)):
+                return
+
+
+class Clock:
+    """Redis' clock as it was read at the start of a turn, carried on by Trio's."""
+
+    def __init__(self, now_ms: int) -> None:
+        self._now_ms, self._read_at = now_ms, trio.current_time()
+
+    def ms_in(self, seconds: float) -> int:
+        """What it will show so long after it was read."""
+        return self._now_ms + round(seconds * 1000)
+
+    def late_s(self, at_ms: int) -> float:
+        """How long ago it showed that; negative for a time to come. Never too much: it was read before it arrived."""
+        return trio.current_time() - self._read_at - (at_ms - self._now_ms) / 1000
+
+
+def _planned(due: Due, task: Task | None, now_ms: int) -> Fire | None:
+    if task is None or due.schedule >= len(task.definition.schedules):
+        return None
+    try:
+        return plan(due, task, now_ms)
+    except InvalidInput as error:  # it was checked when it was saved: some other version of us did that
+        _log.error("schedule %d of task %s cannot fire: %s; save it again", due.schedule, due.task, error)
+        return None
 
 
 def _batches(plans: Sequence[Fire]) -> Iterator[list[Fire]]:

@@ -269,7 +269,7 @@ def save_task(twin: Twin, pick: Pick) -> None:
 
 
 def a_plan(twin: Twin, pick: Pick, number: str) -> SchedulePlan:
-    due = pick((instant(twin, pick((1, 0, -1))),) * 4 + (None,))
+    due = pick((instant(twin, pick((1, 0, 0, -1, -1))),) * 4 + (None,))
     skips = None if due is None else pick((None, None, due - EVERY_MS))
     mark, most = pick((("", None), ("aa", 2), ("bb", 3)))
     return SchedulePlan(number, due, skips, mark, most, pick(CHAINS))
@@ -290,6 +290,8 @@ def a_fire(twin: Twin, pick: Pick) -> Fire:
     schedule, due = pick(list(task.cursors.items())) if task and task.cursors else ("0", instant(twin, 0))
     if rarely(pick):
         due -= EVERY_MS
+    if due > twin.now and pick((True, False)):
+        twin.now = due
     late = pick((0, 0, 0, 2 * EVERY_MS))
     next_ms = pick((due + late + EVERY_MS, due + late + EVERY_MS, None))
     instants = pick(((due + late,), (due + late,), (due + late, due + late + 1000), ()))

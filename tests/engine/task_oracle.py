@@ -108,13 +108,15 @@ class TaskOracle:
 
     def fire(self, fires: Sequence[Fire], now: int) -> list[bool]:
         with self.runs.call(now):
-            return [self._fire(fire) for fire in fires]
+            return [self._fire(fire, now) for fire in fires]
 
-    def _fire(self, fire: Fire) -> bool:
+    def _fire(self, fire: Fire, now: int) -> bool:
         task, schedule = self.tasks.get(fire.due.task), str(fire.due.schedule)
         if task is None or (task.revision, task.enabled) != (fire.revision, 1):
             return False
         if task.cursors.get(schedule) != fire.due.due_ms:
+            return False
+        if fire.runs and fire.due.due_ms > now:
             return False
         self._move_on(task, schedule, fire)
         for span in fire.spans:

@@ -10,7 +10,7 @@
 --   ('-' none);
 --   8 for each run: fire time (epoch ms), due with its jitter (epoch ms), run id, signature, priority, options for the
 --   scripts (see prelude), overlap (skip, replace or ''), spec (opaque)
--- Reply: for each schedule 1 fired, 0 when another server was first or the task has changed
+-- Reply: for each schedule 1 fired, 0 when another server was first, or the task has changed, or it is not due yet
 -- Safe to repeat and to run on many servers at once: the cursor and the revision are compared first.
 local KEPT = 1000
 
@@ -58,6 +58,7 @@ local function fire(i, spans, runs)
   local f = call('HMGET', key, 'revision', 'enabled', 'cursor:' .. schedule, 'skips:' .. schedule,
     'chain:' .. schedule)
   if f[1] ~= ARGV[i + 2] or f[2] ~= '1' or f[3] ~= ARGV[i + 3] then return 0 end
+  if runs > 0 and tonumber(ARGV[i + 3]) > now then return 0 end -- the caller's clock is fast
   move_on(key, task .. ' ' .. schedule, schedule, ARGV[i + 4], ARGV[i + 5], f[4])
   if f[5] and ARGV[i + 4] == '-' then unhook(task, schedule, f[5])
   elseif f[5] then complete(task, schedule) end

@@ -323,6 +323,8 @@ local function set_deadlines(run, begin)
   if whole then call('ZADD', P .. 'deadlines', text(begin + tonumber(whole)), 'whole ' .. run.id) end
 end
 
+local signatures = {} -- that are known to be in their set
+
 -- A run comes into being.
 local function create(run, due, spec, overlap, by)
   local state, reason = first_state(run, due, overlap, by)
@@ -333,7 +335,10 @@ local function create(run, due, spec, overlap, by)
       table.insert(fields, value)
     end
   end
-  call('SADD', P .. 'signatures', run.sig)
+  if not signatures[run.sig] then
+    signatures[run.sig] = true
+    call('SADD', P .. 'signatures', run.sig)
+  end
   count_unfinished(run, 1)
   if run.opt ~= '' and state ~= 'skipped' then
     local group = option(run, 'lv')
