@@ -2,14 +2,15 @@
 
 Each worker that waits has a seat. An event of a queued run calls one seat that serves it, not all of them. Whoever is
 called owes an answer: if it cannot see to what it was called for, the call is passed on, so that none is lost. What
-several servers do at once needs no agreement: the claim script decides.
+several servers do at once needs no agreement: the claim script decides. For what this process itself submits a seat is
+called before: see foresight.py.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -19,28 +20,35 @@ from ..model.admission import Node, serves_signature, worker_named
 from ..model.events import Event, QueueEvent, RunEvent, WorkerEvent
 from ..model.states import State
 from ..store.events import Batch
+from ..store.runs import Assignment, Submission
 from ..store.store import Store
+from .foresight import Foresight
+from .memory import Memory
 from .pins import Pins
 
 __all__ = ["Dispatcher", "Seat"]
 
 _RECHECK_S = 30.0
-_CENSUS_S = 0.5
 # A call for whatever there may be.
 _ANYTHING = "*"
 # Who finds more work than it can take calls two others: a backlog then reaches a thousand workers in ten steps.
 _PASSED_ON = 2
+# A call ahead of the submit saves time for a few; of many, the first claims are under way before the last has arrived.
+_MOST_FORESEEN = 20
 
 _Likeness = tuple[frozenset[str], frozenset[str] | None, frozenset[tuple[str, str]]]
 Tell = Callable[[RunEvent | WorkerEvent | None], None]
 
 
 class _Crew:
-    """The workers that serve the same: `signatures` that are known, and the seats that wait, the longest first."""
+    """The workers that serve the same: `signatures` that are known, and the seats that wait, the longest first.
+
+    `calls` counts what there was to call for, whether or not somebody was waiting.
+    """
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.size = 0
+        self.size = self.calls = 0
         self.signatures: dict[str, None] = {}
         self.waiting: dict[Seat, None] = {}
 
@@ -49,6 +57,7 @@ class _Crew:
 
     def call(self, what: str, room: int) -> int:
         """Call seats for so many runs; how many of them nobody was left for."""
+        self.calls += 1
         while room > 0 and self.waiting:
             seat = next(iter(self.waiting))
             room -= seat.limit
@@ -66,6 +75,10 @@ class Seat:
         self._owed: str | None = None
         self._called: str | None = None
         self._woken = trio.Event()
+        self._calls_alone = 0
+        self._asked_at = self._exhausted_at = (-1, -1)
+        self._coming: dict[str, str] = {}
+        self._expected: dict[str, str] = {}
 
     @property
     def signatures(self) -> dict[str, None]:
@@ -76,6 +89,11 @@ class Seat:
     @property
     def is_waiting(self) -> bool:
         return self in self._crew.waiting
+
+    @property
+    def has_news(self) -> bool:
+        """False while the store is known to have nothing: it gave all it had, and nobody has been called since."""
+        return self._owed is not None or self._exhausted_at != (self._crew.calls, self._calls_alone)
 
     @contextmanager
     def waiting(self, limit: int) -> Iterator[None]:
@@ -98,13 +116,18 @@ class Seat:
             await self._woken.wait()
             self._woken = trio.Event()
         self._owed, self._called = self._called or self._owed, None
+        self._expected |= self._coming
+        self._coming.clear()
         self._woken = trio.Event()
         self._crew.waiting[self] = None
+        self._asked_at = self._crew.calls, self._calls_alone
 
-    def found(self, count: int) -> None:
-        """The store has been asked and gave so many runs. Fewer than the limit: there was no more."""
-        if count < self.limit:
-            self._owed = None
+    def found(self, claimed: Sequence[Assignment]) -> None:
+        """The store has been asked and gave these runs. Fewer than the limit: there was no more."""
+        if len(claimed) < self.limit:
+            self._owed, self._exhausted_at = None, self._asked_at
+        if self._expected:
+            self._settle({one.run_id for one in claimed})
 
     async def called(self) -> None:
         """Return when there may be something again."""
@@ -116,11 +139,31 @@ class Seat:
         self._called = what
         self._woken.set()
 
+    def expect(self, signature: str, run_ids: Iterable[str]) -> None:
+        """Wake it for runs that are on their way to Redis: they are there when its claim is."""
+        self.call(signature)
+        self._coming.update(dict.fromkeys(run_ids, signature))
+
+    def call_alone(self, what: str) -> None:
+        """Wake it, if it waits, for what nobody else may have."""
+        self._calls_alone += 1
+        if self.is_waiting:
+            self.call(what)
+
     def wake(self) -> None:
         """Let it look around: its drain is over, or has begun."""
         self._woken.set()
 
+    def _settle(self, claimed: Iterable[str]) -> None:
+        expected, self._expected = self._expected, {}
+        for run_id in self._dispatcher.foresight.settle(expected, set(claimed)):
+            self._dispatcher.call(expected[run_id], 1)
+
     def _pass_on(self) -> None:
+        if self._expected or self._coming:
+            self._expected |= self._coming
+            self._coming.clear()
+            self._settle(())
         owed, self._owed, self._called = self._called or self._owed, None, None
         if owed == _ANYTHING:
             self._crew.call(owed, _PASSED_ON)
@@ -139,19 +182,46 @@ class Dispatcher:
         self.pins = Pins()
         self._serving: dict[str, list[_Crew]] = {}
         self._draining: set[str] = set()
+        self.foresight = Foresight()
         self.memory = Memory(store)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the store's events into calls, for ever."""
-        with self._store.events.listen(RunEvent, QueueEvent, WorkerEvent) as batches:
+        with self._store.events.listen(RunEvent, QueueEvent, WorkerEvent) as batches, self._foreseeing():
             await self._look_around()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._recheck)
                 task_status.started()
                 async for batch in batches:
                     if batch.gap:
+                        self.foresight.forget()
                         await self._look_around()
                     self._notice(batch)
+
+    @contextmanager
+    def _foreseeing(self) -> Iterator[None]:
+        self._store.runs.before_submit.add(self.foresee)
+        try:
+            yield
+        finally:
+            self._store.runs.before_submit.discard(self.foresee)
+
+    def foresee(self, submissions: Sequence[Submission]) -> None:
+        """Call a seat for what is about to be submitted, so that its claim leaves right behind it."""
+        wanted: dict[str, list[str]] = defaultdict(list)
+        for one in submissions[: _MOST_FORESEEN + 1]:
+            if one.due_ms == 0:
+                wanted[one.spec.signature].append(one.id)
+        for signature, run_ids in wanted.items() if len(submissions) <= _MOST_FORESEEN else ():
+            seat = self._first_waiting(signature)
+            if seat is not None:
+                self.foresight.expect(run_ids)
+                seat.expect(signature, run_ids)
+
+    def _first_waiting(self, signature: str) -> Seat | None:
+        if worker_named(signature) is not None:
+            return None
+        return next((next(iter(crew.waiting)) for crew in self._crews_for(signature) if crew.waiting), None)
 
     @contextmanager
     def seat(self, node: Node, tell: Tell) -> Iterator[Seat]:
@@ -209,11 +279,12 @@ class Dispatcher:
         queued: Counter[str] = Counter()
         for event in batch.events:
             if isinstance(event, RunEvent) and event.state == State.QUEUED:
-                queued[event.signature] += 1
+                queued[event.signature] += event.attempt > 0 or self.foresight.heard(event.id)
             else:
                 self._notice_other(event)
         for signature, count in queued.items():
-            self.call(signature, count)
+            if count:
+                self.call(signature, count)
 
     def _notice_other(self, event: Event) -> None:
         if isinstance(event, RunEvent):
@@ -235,8 +306,7 @@ class Dispatcher:
 
     def _call_alone(self, worker: str, signature: str) -> None:
         for seat in list(self._seats.get(worker, ())):
-            if seat.is_waiting:
-                seat.call(signature)
+            seat.call_alone(signature)
 
     def _tell(self, worker: str, event: RunEvent | WorkerEvent | None) -> None:
         for seat in list(self._seats.get(worker, ())):
@@ -265,55 +335,13 @@ class Dispatcher:
         for crew in self._crews.values():
             crew.call(_ANYTHING, 1)
         for seat in [seat for seats in self._seats.values() for seat in seats] if self.pins else ():
-            if seat.is_waiting and self.pins.of(seat.node):
-                seat.call(_ANYTHING)
+            if self.pins.of(seat.node):
+                seat.call_alone(_ANYTHING)
 
     async def _recheck(self) -> None:
         while True:
             await trio.sleep(_RECHECK_S * random.uniform(0.8, 1.2))
             self._call_every_crew()
-
-
-class Memory:
-    """What the workers of a server ask of Redis about their past, asked once for all of them."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._redis = ""
-        self._link = -1
-        self._scanning, self._counting = trio.Lock(), trio.Lock()
-        self._leases: dict[str, list[tuple[str, int]]] = {}
-        self._scanned_at = self._counted_at = -1.0
-        self._oldest_ms: int | None = None
-
-    async def redis(self) -> str:
-        """Which Redis this is: another id means that it was started again. Raises StoreUnavailable."""
-        link = self._store.connection.links
-        if self._link != link:
-            self._redis = await self._store.connection.server_id()
-            self._link = link
-        return self._redis
-
-    async def leased_to(self, worker: str) -> list[tuple[str, int]]:
-        """What that worker has leases of, as of now or later. Raises StoreUnavailable.
-
-        All who ask while one look at the leases is under way share the next: a thousand workers come back at once.
-        """
-        asked_at = trio.current_time()
-        async with self._scanning:
-            if self._scanned_at < asked_at:
-                began = trio.current_time()
-                self._leases = await self._store.runs.leases()
-                self._scanned_at = began
-        return self._leases.get(worker, [])
-
-    async def all_heard_since(self, since_ms: int) -> bool:
-        """Whether each live worker has been heard of since then. Raises StoreUnavailable."""
-        async with self._counting:
-            if self._counted_at < trio.current_time() - _CENSUS_S:
-                self._oldest_ms = await self._store.workers.oldest_report_ms()
-                self._counted_at = trio.current_time()
-        return self._oldest_ms is None or self._oldest_ms >= since_ms
 
 
 def _likeness(node: Node) -> _Likeness:

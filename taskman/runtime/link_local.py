@@ -100,12 +100,15 @@ class LocalLink:
                 self._cancels_in.send_nowait(notice)
 
     async def claim(self, limit: int) -> Claim:
-        """See Link. Asks again whenever the dispatcher calls; takes nothing while the worker is draining."""
+        """See Link. Asks when the dispatcher calls, or has called; takes nothing while the worker is draining."""
         await self._seated.wait()
         assert self._seat is not None
         with self._seat.waiting(limit):
             while True:
                 await self._seat.ready()
+                if not self._seat.has_news:
+                    await self._seat.called()
+                    continue
                 try:
                     claim = await self._claim_now(limit, self._seat.signatures)
                 except StoreError as error:
@@ -113,10 +116,9 @@ class LocalLink:
                         _log.warning("the store refused a claim: %s", error)
                     await trio.sleep(_RETRY_S)
                     continue
-                self._seat.found(len(claim.assignments))
+                self._seat.found(claim.assignments)
                 if claim.assignments:
                     return claim
-                await self._seat.called()
 
     async def _claim_now(self, limit: int, signatures: Mapping[str, None]) -> Claim:
         """One call, shielded (the connection bounds it): a claim whose reply is dropped would wait for its lease."""

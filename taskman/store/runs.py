@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -126,6 +126,8 @@ class Runs:
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection, self._keys = connection, keys
+        self.before_submit: set[Callable[[Sequence[Submission]], None]] = set()
+        """Who is told of submissions that leave now: a command sent later over this connection finds them."""
 
     async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
         return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
@@ -140,6 +142,8 @@ class Runs:
             spec = one.spec
             arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or ""]
             arguments += [spec.script_options, one.checks, spec.to_document()]
+        for tell in self.before_submit:
+            tell(submissions)
         now, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
         return [Receipt(reply[i].decode(), reply[i + 1].decode(), now) for i in range(0, len(reply), 2)]
 

@@ -74,13 +74,15 @@ def test_an_interrupted_wait_leaves_the_run_alone(server: Server) -> None:
     assert server.command("logs", run_id).stdout == "begun\ndone\n"
 
 
-def test_a_followed_log_survives_a_restart_of_the_server(server: Server) -> None:
+def test_a_followed_log_survives_a_restart_of_the_server(server: Server, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"seq 1 200; while [ ! -e {go} ]; do sleep 0.1; done; seq 201 400"
     port = server.url.rpartition(":")[2]
     server.stop()
     server._options = ("--port", port)
     server.environment["TASKMAN_DRAIN_TIMEOUT"] = "0"
     server.start()
-    run_id = server.command("run", "--detach", "--", "sh", "-c", "seq 1 200; sleep 1; seq 201 400").stdout.strip()
+    run_id = server.command("run", "--detach", "--", "sh", "-c", script).stdout.strip()
     collected: list[str] = []
     command = [sys.executable, "-P", "-m", "taskman", "logs", "-f", run_id, "--json"]
     with subprocess.Popen(
@@ -91,6 +93,7 @@ def test_a_followed_log_survives_a_restart_of_the_server(server: Server) -> None
         reader.start()
         eventually(lambda: len(collected) >= 200)
         server.stop()
+        go.touch()
         server.start()
         reader.join(30)
     lines = [(line["attempt"], line["line"]) for line in map(json.loads, collected)]

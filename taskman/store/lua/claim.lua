@@ -58,6 +58,7 @@ while #leases / 2 < limit and looked < MOST_LOOKED_AT do
     looked = looked + 1
   end
 end
+if looked >= MOST_LOOKED_AT then announce('queue', '-', 'claimed') end -- whoever is called next looks on from there
 if #leases > 0 then in_slices('ZADD', P .. 'leases', leases) end
 flush()
 return reply
