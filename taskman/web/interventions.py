@@ -32,6 +32,7 @@ class SkipRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schedule: int | None = Field(None, ge=0, description="its number within the task; default: the earliest")
+    at: Instant | None = Field(None, description="the instant that is meant: no other one is skipped in its place")
 
 
 class BackfillRequest(BaseModel):
@@ -64,7 +65,7 @@ async def set_paused(services: Services, name: str, *, paused: bool) -> Task:
 async def skip_next(services: Services, name: str, body: object) -> tuple[Due, Task]:
     """Let the next due instant pass, recorded as skipped by request; which it was, and the task then.
 
-    Raises: NotFound, InvalidInput, Conflict when nothing is due.
+    Raises: NotFound, InvalidInput, Conflict when nothing is due, or it is not the instant that was meant.
     """
     wanted = validate(SkipRequest, body)
     for _ in range(_TRIES):
@@ -78,6 +79,8 @@ async def skip_next(services: Services, name: str, body: object) -> tuple[Due, T
         if not candidates:
             raise Conflict(f"task '{name}' has nothing due that could be skipped")
         due = min(candidates, key=lambda one: (one.due_ms, one.schedule))
+        if wanted.at not in (None, due.due_ms):
+            raise Conflict("nothing was skipped: that instant has passed, or was skipped before")
         if (await services.store.tasks.fire([_skip(due, task)]))[0]:
             return due, await get_task(services, name)
     raise Conflict(f"task '{name}' is being changed all the time: try again")
