@@ -14,12 +14,12 @@ from ..model.instants import format_instant
 from ..model.misfire import Span
 from ..model.task import Task
 from ..model.validation import Instant, validate
-from ..store.runs import Submission
+from ..store.runs import Receipt, Submission
 from ..store.tasks import Due, Fire, LedgerEntry
 from .actions import get_task
 from .services import Services
 
-__all__ = ["backfill", "ledger_json", "set_paused", "skip_next"]
+__all__ = ["Backfill", "BackfillRequest", "backfill", "ledger_json", "set_paused", "skip_next"]
 
 MOST_BACKFILLED = 1000
 _BATCH = 200
@@ -108,10 +108,14 @@ def _check_number(task: Task, number: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """What a backfill comes to: the instants, and the ids of the runs that were made for them now."""
+    """What a backfill comes to: the instants, and the ids of the runs that were made for them now.
+
+    `past`: how many of the instants had their run before.
+    """
 
     instants: list[tuple[int, int]]
     created: list[str]
+    past: int
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it."""
@@ -141,13 +145,14 @@ async def backfill(services: Services, name: str, body: object, *, by: str, trig
     _check_count(task, wanted)
     instants = sorted(_instants(task, wanted))
     if wanted.dry_run:
-        return Backfill(instants, [])
+        ids = [_run_id(task, number, at_ms) for at_ms, number in instants]
+        return Backfill(instants, [], len(await services.store.runs.known(ids)))
     submissions = [_submission(task, number, at_ms, trigger) for at_ms, number in instants]
-    created: list[str] = []
+    receipts: list[Receipt] = []
     for first in range(0, len(submissions), _BATCH):
-        receipts = await services.store.runs.submit(submissions[first : first + _BATCH], by=by)
-        created += [one.run_id for one in receipts if one.outcome == "created"]
-    return Backfill(instants, created)
+        receipts += await services.store.runs.submit(submissions[first : first + _BATCH], by=by)
+    created = [one.run_id for one in receipts if one.outcome == "created"]
+    return Backfill(instants, created, sum(one.outcome == "there" for one in receipts))
 
 
 def _check_count(task: Task, wanted: BackfillRequest) -> None:
@@ -173,8 +178,12 @@ def _instants(task: Task, wanted: BackfillRequest) -> Iterator[tuple[int, int]]:
 
 def _submission(task: Task, number: int, at_ms: int, trigger: str) -> Submission:
     spec = task.spec(trigger=trigger, fire_time_ms=at_ms, params=task.definition.schedules[number].params)
-    run_id = scheduled_run_id(0, task.name, str(number), at_ms)
+    run_id = _run_id(task, number, at_ms)
     return Submission(run_id, spec, on_conflict="return", overlap=task.definition.overlap)
+
+
+def _run_id(task: Task, number: int, at_ms: int) -> str:
+    return scheduled_run_id(0, task.name, str(number), at_ms)
 
 
 def ledger_json(entry: LedgerEntry) -> dict[str, Any]:
