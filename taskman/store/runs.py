@@ -299,6 +299,11 @@ class Runs:
         replies = await self._connection.execute_many(commands)
         return [_parse(run_id, reply) for run_id, reply in zip(run_ids, replies, strict=True) if checked(reply)]
 
+    async def known(self, run_ids: Sequence[str]) -> set[str]:
+        """Those of the ids that have a run, whatever became of it."""
+        replies = await self._connection.execute_many([("EXISTS", self._keys.run(run_id)) for run_id in run_ids])
+        return {run_id for run_id, reply in zip(run_ids, replies, strict=True) if checked(reply)}
+
     async def page(
         self,
         *,

@@ -14,12 +14,12 @@ from ..model.instants import format_instant
 from ..model.misfire import Span
 from ..model.task import Task
 from ..model.validation import Instant, validate
-from ..store.runs import Submission
+from ..store.runs import Receipt, Submission
 from ..store.tasks import Due, Fire, LedgerEntry
 from .actions import get_task
 from .services import Services
 
-__all__ = ["backfill", "ledger_json", "set_paused", "skip_next"]
+__all__ = ["Backfill", "BackfillRequest", "backfill", "ledger_json", "set_paused", "skip_next"]
 
 MOST_BACKFILLED = 1000
 _BATCH = 200
@@ -32,6 +32,7 @@ class SkipRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     schedule: int | None = Field(None, ge=0, description="its number within the task; default: the earliest")
+    at: Instant | None = Field(None, description="the instant that is meant: no other one is skipped in its place")
 
 
 class BackfillRequest(BaseModel):
@@ -64,7 +65,7 @@ async def set_paused(services: Services, name: str, *, paused: bool) -> Task:
 async def skip_next(services: Services, name: str, body: object) -> tuple[Due, Task]:
     """Let the next due instant pass, recorded as skipped by request; which it was, and the task then.
 
-    Raises: NotFound, InvalidInput, Conflict when nothing is due.
+    Raises: NotFound, InvalidInput, Conflict when nothing is due, or it is not the instant that was meant.
     """
     wanted = validate(SkipRequest, body)
     for _ in range(_TRIES):
@@ -78,6 +79,8 @@ async def skip_next(services: Services, name: str, body: object) -> tuple[Due, T
         if not candidates:
             raise Conflict(f"task '{name}' has nothing due that could be skipped")
         due = min(candidates, key=lambda one: (one.due_ms, one.schedule))
+        if wanted.at not in (None, due.due_ms):
+            raise Conflict("nothing was skipped: that instant has passed, or was skipped before")
         if (await services.store.tasks.fire([_skip(due, task)]))[0]:
             return due, await get_task(services, name)
     raise Conflict(f"task '{name}' is being changed all the time: try again")
@@ -105,10 +108,14 @@ def _check_number(task: Task, number: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """What a backfill comes to: the instants, and the ids of the runs that were made for them now."""
+    """What a backfill comes to: the instants, and the ids of the runs that were made for them now.
+
+    `past`: how many of the instants had their run before.
+    """
 
     instants: list[tuple[int, int]]
     created: list[str]
+    past: int
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it."""
@@ -138,13 +145,14 @@ async def backfill(services: Services, name: str, body: object, *, by: str, trig
     _check_count(task, wanted)
     instants = sorted(_instants(task, wanted))
     if wanted.dry_run:
-        return Backfill(instants, [])
+        ids = [_run_id(task, number, at_ms) for at_ms, number in instants]
+        return Backfill(instants, [], len(await services.store.runs.known(ids)))
     submissions = [_submission(task, number, at_ms, trigger) for at_ms, number in instants]
-    created: list[str] = []
+    receipts: list[Receipt] = []
     for first in range(0, len(submissions), _BATCH):
-        receipts = await services.store.runs.submit(submissions[first : first + _BATCH], by=by)
-        created += [one.run_id for one in receipts if one.outcome == "created"]
-    return Backfill(instants, created)
+        receipts += await services.store.runs.submit(submissions[first : first + _BATCH], by=by)
+    created = [one.run_id for one in receipts if one.outcome == "created"]
+    return Backfill(instants, created, sum(one.outcome == "there" for one in receipts))
 
 
 def _check_count(task: Task, wanted: BackfillRequest) -> None:
@@ -170,8 +178,12 @@ def _instants(task: Task, wanted: BackfillRequest) -> Iterator[tuple[int, int]]:
 
 def _submission(task: Task, number: int, at_ms: int, trigger: str) -> Submission:
     spec = task.spec(trigger=trigger, fire_time_ms=at_ms, params=task.definition.schedules[number].params)
-    run_id = scheduled_run_id(0, task.name, str(number), at_ms)
+    run_id = _run_id(task, number, at_ms)
     return Submission(run_id, spec, on_conflict="return", overlap=task.definition.overlap)
+
+
+def _run_id(task: Task, number: int, at_ms: int) -> str:
+    return scheduled_run_id(0, task.name, str(number), at_ms)
 
 
 def ledger_json(entry: LedgerEntry) -> dict[str, Any]:

@@ -23,6 +23,7 @@ EVERY_PAGE = (
     "/tasks/new",
     "/tasks/phone",
     "/tasks/phone/edit",
+    "/tasks/phone/backfill",
     "/schedules",
     TRIED,
     "/workers",
@@ -327,7 +328,13 @@ def test_a_phone_never_scrolls_sideways(pages: Pages, api: httpx2.Client) -> Non
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     pages.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        for path in (*EVERY_PAGE, f"/tasks/{'x' * 100}", f"/runs/{run}", f"/runs/{run}/log"):
+        for path in (
+            *EVERY_PAGE,
+            f"/tasks/{'x' * 100}",
+            f"/tasks/{'x' * 100}/backfill",
+            f"/runs/{run}",
+            f"/runs/{run}/log",
+        ):
             pages.visit(path)
             wide = pages.driver.execute_script("return document.documentElement.scrollWidth")
             assert wide <= 390, f"{path} is {wide} px wide"

@@ -73,6 +73,14 @@ def test_the_next_due_instant_is_skipped_by_request_and_says_so(api: httpx2.Clie
     }
 
 
+def test_an_instant_that_is_meant_is_skipped_once_and_no_other_in_its_place(api: httpx2.Client) -> None:
+    saved = save(api, "hourly", HOURLY)
+    assert api.post("/tasks/hourly/skip", json={"at": saved["next_at"]}).json()["skipped"] == saved["next_at"]
+    again = api.post("/tasks/hourly/skip", json={"at": saved["next_at"]})
+    assert (again.status_code, len(api.get("/tasks/hourly/ledger").json()["items"])) == (409, 1), again.text
+    assert api.post("/tasks/hourly/skip", json={"at": "soon"}).json()["errors"][0]["pointer"] == "/at"
+
+
 def test_nothing_due_cannot_be_skipped(api: httpx2.Client) -> None:
     save(api, "never")
     assert api.post("/tasks/never/skip").status_code == 409

@@ -269,7 +269,10 @@ def furnished(site: Server) -> list[str]:
         over = admin.post("/tasks/nightly/runs").json()["id"]
         waiting = admin.post("/runs", json={"type": "shell", "params": {"command": "true"}, "delay": "1d"}).json()["id"]
         admin.get(f"/runs/{over}", params={"wait": "20"})
-    return ["/", "/runs", "/tasks", "/plugins", "/tasks/nightly", f"/runs/{over}", f"/runs/{waiting}/log", "/nowhere"]
+        stopped = admin.post("/tasks", json=task | {"name": "stopped", "enabled": False})
+        assert stopped.status_code == 201
+    runs = [f"/runs/{over}", f"/runs/{waiting}/log"]
+    return ["/", "/runs", "/tasks", "/plugins", "/tasks/nightly", "/tasks/stopped", *runs, "/nowhere"]
 
 
 @pytest.mark.parametrize("scope", [Scope.READ, Scope.RUN, Scope.WRITE, Scope.ADMIN])
@@ -285,7 +288,10 @@ def test_pages_offer_nothing_that_would_be_refused(
     rules = {f"{method} {routes.match(path, method=method, return_rule=True)[0].rule}" for method, path in offered}
     assert rules >= {"GET /runs/<run_id>", "GET /tasks/<name>", "POST /theme"}
     assert ("POST /tasks/<name>/runs" in rules) == scope.allows(Scope.RUN)
-    assert ("GET /tasks/<name>/edit" in rules) == scope.allows(Scope.WRITE)
+    assert ("GET /tasks/<name>/backfill" in rules) == scope.allows(Scope.RUN)
+    for address in ("GET /tasks/<name>/edit", "POST /tasks/<name>/pause", "POST /tasks/<name>/resume"):
+        assert (address in rules) == scope.allows(Scope.WRITE)
+    assert ("POST /tasks/<name>/skip" in rules) == scope.allows(Scope.WRITE)
     for rule in rules:
         needed = SCOPES[rule]
         assert needed is None or scope.allows(needed), rule

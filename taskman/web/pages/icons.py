@@ -35,6 +35,8 @@ _SHAPES = {
     "plugin": '<rect x="4" y="4" width="16" height="16" rx="5"/><path d="M9 12h6"/>',
     "plus": '<path d="M12 5v14M5 12h14"/>',
     "play": '<path d="M7 5v14l11-7z"/>',
+    "pause": '<path d="M8.5 5v14M15.5 5v14"/>',
+    "past": '<path d="M4 12a8 8 0 1 1 2.5 5.8M4 19v-4h4M12 8v4.5l3 1.5"/>',
     "stop": '<rect x="6" y="6" width="12" height="12" rx="1.5"/>',
     "again": '<path d="M20 12a8 8 0 1 1-2.5-5.8M20 5v4h-4"/>',
     "edit": '<path d="M4 20l1-4L16 5l3 3L8 19zM14 7l3 3"/>',

@@ -29,6 +29,8 @@ __all__ = ["blueprint"]
 
 # Workers say how they stand so often; nothing announces it.
 _HEARTBEAT_S = 5.0
+# A due instant that passes without a run is announced by nobody either.
+_PASSING_S = 15.0
 
 blueprint = Blueprint("live", __name__, url_prefix="/live")
 
@@ -55,7 +57,8 @@ async def task_stream(name: str) -> ResponseReturnValue:
     """What the page of a task shows of its schedules and runs, afresh when they have changed."""
     here, render = services(), renderer()
     await actions.get_task(here, name)
-    return await _region(partial(_task_region, here, render, name), partial(_is_about_task, name), pause_s=0.5)
+    region, concerns = partial(_task_region, here, render, name), partial(_is_about_task, name)
+    return await _region(region, concerns, pause_s=0.5, every_s=_PASSING_S)
 
 
 async def _task_region(services: Services, render: Renderer, name: str) -> str:

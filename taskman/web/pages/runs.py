@@ -157,7 +157,7 @@ async def cancel(run_id: str) -> ResponseReturnValue:
     try:
         state = await actions.cancel_run(services(), run_id, by=identity().by)
     except Conflict as error:
-        return go(f"/runs/{run_id}", str(error))
+        return go(f"/runs/{run_id}", str(error), refused=True)
     return go(f"/runs/{run_id}", "The run is cancelled." if state is State.CANCELLED else "")
 
 

@@ -8,7 +8,9 @@ from quart import Blueprint, render_template, request
 from quart.typing import ResponseReturnValue
 
 from ...errors import Conflict, InvalidInput
+from ...model.instants import format_instant
 from ...model.run import Run
+from ...model.schedule import Schedule
 from ...model.task import Task, TaskDefinition
 from ...store.tasks import LedgerEntry
 from .. import actions
@@ -135,31 +137,46 @@ async def show(name: str) -> ResponseReturnValue:
 
 async def task_view(services: Services, task: Task) -> dict[str, Any]:
     """What the page of a task shows now. Raises StoreUnavailable."""
-    store, now = services.store, now_ms()
+    store = services.store
     page = await store.runs.page(task=task.name, limit=_RUNS)
     ledger = await store.tasks.ledger(task.name, _LEDGER)
     fired = await store.runs.get_many([entry.run_id for entry in ledger if entry.run_id])
-    schedules = [_schedule_view(task, number, now) for number in range(len(task.definition.schedules))]
+    schedules = [_schedule_view(task, number) for number in range(len(task.definition.schedules))]
     runs = {run.id: run for run in fired}
     entries = [_ledger_view(entry, runs.get(entry.run_id or "")) for entry in reversed(ledger)]
-    return {"task": task, "schedules": schedules, "ledger": entries, "runs": page.runs, "more": page.next_cursor}
+    return {
+        "task": task,
+        "schedules": schedules,
+        "is_timed": any(one.is_timed for one in task.definition.schedules),
+        "ledger": entries,
+        "runs": page.runs,
+        "more": page.next_cursor,
+    }
 
 
-def _schedule_view(task: Task, number: int, now: int) -> dict[str, Any]:
-    """A schedule with its next due instants; where the clock alone does not say them, with the one that is known."""
+def _schedule_view(task: Task, number: int) -> dict[str, Any]:
+    """A schedule with its next due instants; where the clock alone does not say them, with the one that is known.
+
+    `skippable` is the first of them where it can be skipped: the instant that a press of the button means.
+    """
     schedule = task.definition.schedules[number]
+    next_ms = task.cursors.get(number) if task.definition.enabled else None
+    view: dict[str, Any] = {"schedule": schedule, "number": number, "fires": [] if next_ms is None else [next_ms]}
     if not task.definition.enabled:
-        return {"schedule": schedule, "fires": [], "none": "switched off"}
-    if schedule.is_timed and number not in task.cursors:
-        return {"schedule": schedule, "fires": [], "none": "never due again"}
-    if schedule.is_timed:
-        return {
-            "schedule": schedule,
-            "fires": list(schedule.upcoming(max(now, task.accounted_ms(number)), _FIRES)),
-            "none": "never due again",
-        }
-    known = [task.cursors[number]] if number in task.cursors else []
-    return {"schedule": schedule, "fires": known, "none": "not due yet: it waits for that"}
+        return view | {"none": "paused"}
+    if not schedule.is_timed:
+        return view | {"none": "not due yet: it waits for that"}
+    if next_ms is None:
+        return view | {"none": "never due again"}
+    return view | {"fires": _fires(schedule, next_ms), "skippable": format_instant(next_ms)}
+
+
+def _fires(schedule: Schedule, due_ms: int) -> list[int]:
+    """The next instants at which it fires, closed ones left out; the first is the one that can be skipped."""
+    fires = [due_ms]
+    while len(fires) < _FIRES and (following := schedule.next(fires[-1])) is not None:
+        fires.append(schedule.next_open(following))
+    return fires
 
 
 def _ledger_view(entry: LedgerEntry, run: Run | None) -> dict[str, Any]:
