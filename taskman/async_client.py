@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from uuid import uuid4
 
 import httpx2
@@ -12,11 +12,14 @@ import trio
 
 from . import dialogue
 from .answers import Document, LogLine, Run, Submitted, definition_of
-from .client import PATIENCE_S, Place, find_server
-from .config import load
+from .client import PATIENCE_S
 from .dialogue import Ask, Contact, Dialogue, Hear, Listen, Pause, Step, Tell, answer, ask, segment
 from .errors import ServerUnreachable, TaskmanError
+from .place import place_of
 from .transport import Talk, Wire
+
+if TYPE_CHECKING:
+    from _typeshed import StrPath
 
 __all__ = ["AsyncClient", "Items"]
 
@@ -38,12 +41,13 @@ class AsyncClient:
         url: str | None = None,
         token: str | None = None,
         *,
+        ca_file: StrPath | None = None,
         agent: str = "taskman-sdk",
         patience_s: float = PATIENCE_S,
     ) -> None:
-        place = find_server(load(), url, token).require_token() if not (url and token) else Place(url, token.strip())
+        place = place_of(url, token, ca_file)
         self._contact = Contact(patience_s)
-        self._wire = Wire(place.url, place.token, agent, self._contact)
+        self._wire = Wire(place.url, place.token, agent, self._contact, place.ca_file)
         self._http = httpx2.AsyncClient(**self._wire.options())
         self._open: set[Items[Any]] = set()
 

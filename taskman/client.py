@@ -4,71 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 from uuid import uuid4
 
 from . import dialogue
 from .answers import Document, LogLine, Run, Submitted, definition_of
-from .config import Config, load
 from .dialogue import Ask, Contact, Dialogue, Hear, Listen, Pause, Step, Tell, answer, ask, segment
-from .errors import ConfigError, TaskmanError
-from .transport import Talk, Wire, checked_url
+from .errors import TaskmanError
+from .place import place_of
+from .transport import Talk, Wire
 
 if TYPE_CHECKING:
     import httpx2
+    from _typeshed import StrPath
 
-__all__ = ["Client", "Document", "LogLine", "Place", "Run", "Submitted", "check_health", "find_server"]
+__all__ = ["Client", "Document", "LogLine", "Run", "Submitted", "check_health"]
 
-DEFAULT_URL = "http://127.0.0.1:8080"
 PATIENCE_S = 60.0
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a server is, and the token for it, or ''."""
-
-    url: str
-    token: str
-
-    def require_token(self) -> Place:
-        """Itself. Raises ConfigError when there is no token."""
-        if self.token:
-            return self
-        raise ConfigError(
-            f"there is no token for {self.url}: set TASKMAN_TOKEN to a token of that server; the one that `taskman up` "
-            "keeps for this machine and user is taken when TASKMAN_SERVER is not set"
-        )
-
-
-def find_server(config: Config, url: str | None = None, token: str | None = None) -> Place:
-    """The server that was given, or that the settings name, or that runs on this machine; and its token.
-
-    The token that a server leaves in its data directory is sent to that server only: any other program of this
-    machine, of whomever, may listen on a loopback address. Raises ConfigError.
-    """
-    local = _first_line(config.directory / "server.url")
-    chosen = checked_url(url or config.server or local or DEFAULT_URL)
-    token = token or config.token or _token_in_file(config.token_file)
-    if not token and chosen == local:
-        token = _first_line(config.directory / "cli-token")
-    return Place(chosen, token.strip())
 
 
 class Client:
     """Talks to one server, with one token, over connections that it keeps open until `close`. May be shared by threads.
 
     `url` and `token` default to the settings, as for the command line: TASKMAN_SERVER, TASKMAN_TOKEN, and what a
-    server on this machine has left for its user.
+    server on this machine has left for its user. So does `ca_file`, of the authorities whose certificates the server
+    may have: TASKMAN_CA_FILE, then SSL_CERT_FILE, then the system's.
 
     `patience_s` is how long `wait` and a followed log bear with a server that has answered and then went away.
     A request whose reply is lost is repeated for some seconds where that can do no harm: when it only looks, and
     when it submits runs, which for that have a key each.
 
-    Raises, besides what each method says: ServerUnreachable when nothing answers, Unauthenticated and Forbidden for
+    Raises, besides what each method says: ServerUnreachable when nothing answers (ServerUntrusted, one of its kind,
+    when the server's certificate does not pass), Unauthenticated and Forbidden for
     the token, RequestRefused for what has no exception of its own; ConfigError here, when there is no token.
     """
 
@@ -77,14 +46,15 @@ class Client:
         url: str | None = None,
         token: str | None = None,
         *,
+        ca_file: StrPath | None = None,
         agent: str = "taskman-sdk",
         patience_s: float = PATIENCE_S,
     ) -> None:
         import httpx2  # a tenth of a second, which commands that need no server do not pay
 
-        place = find_server(load(), url, token).require_token() if not (url and token) else Place(url, token.strip())
+        place = place_of(url, token, ca_file)
         self._contact = Contact(patience_s)
-        self._wire = Wire(place.url, place.token, agent, self._contact)
+        self._wire = Wire(place.url, place.token, agent, self._contact, place.ca_file)
         self._http = httpx2.Client(**self._wire.options())
 
     @property
@@ -311,11 +281,11 @@ class Client:
         return time.sleep(step.seconds)
 
 
-def check_health(url: str) -> None:
+def check_health(url: str, ca_file: str = "") -> None:
     """Return when a server's process answers at the address; needs no token. Raises ServerUnreachable."""
     import httpx2
 
-    wire = Wire(url, "", "taskman-sdk", Contact(0))
+    wire = Wire(url, "", "taskman-sdk", Contact(0), ca_file)
     with httpx2.Client(**wire.options()) as http:
         _ask(http, wire, Ask("GET", "/health"))
 
@@ -359,21 +329,3 @@ class _Stream:
         if self._response is not None:
             self._response.close()
             self._response, self._chunks = None, iter(())
-
-
-def _first_line(path: Path) -> str:
-    try:
-        return path.read_text().strip().partition("\n")[0].strip()
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-
-
-def _token_in_file(name: str) -> str:
-    if not name:
-        return ""
-    token = _first_line(Path(name).expanduser())
-    if not token:
-        raise ConfigError(f"TASKMAN_TOKEN_FILE: {name} does not exist or is empty; write a token into it")
-    return token

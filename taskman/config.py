@@ -227,6 +227,12 @@ SETTINGS: tuple[Setting, ...] = (
         for_plugins=True,
     ),
     Setting("server", _text, "", "base URL for the CLI, the SDK and workers; empty: the local server's"),
+    Setting(
+        "ca_file",
+        _text,
+        "",
+        "file of authorities whose certificates the server may have; empty: SSL_CERT_FILE, else the system's",
+    ),
     Setting("token", _text, "", "token for the CLI, the SDK and workers"),
     Setting("token_file", _text, "", "file that holds the token for the CLI, the SDK and workers"),
 )

@@ -19,6 +19,7 @@ TaskmanError
 ├── Closing                  the server ends such a connection, and says why
 ├── ClientError              the SDK or the CLI failed to get an answer
 │   ├── ServerUnreachable    nothing answers at the server's address
+│   │   └── ServerUntrusted  something answers, but its certificate does not pass
 │   ├── RequestRefused       the server refused for a reason that has no exception of its own
 │   └── WaitTimedOut         the run is not final, and the time to wait for it is over
 ├── Fatal                    raised by a task: fail, and do not retry
@@ -50,6 +51,7 @@ __all__ = [
     "RequestRefused",
     "RetryAfter",
     "ServerUnreachable",
+    "ServerUntrusted",
     "ShimLost",
     "StoreError",
     "StoreUnavailable",
@@ -209,6 +211,12 @@ class ServerUnreachable(ClientError):
     def __init__(self, message: str | None = None, *, is_lost_reply: bool = False) -> None:
         self.is_lost_reply = is_lost_reply
         super().__init__(message)
+
+
+class ServerUntrusted(ServerUnreachable):
+    """The server's certificate does not pass. Set TASKMAN_CA_FILE to a file with the certificate of its authority."""
+
+    code = "untrusted"
 
 
 class RequestRefused(ClientError):

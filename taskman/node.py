@@ -48,6 +48,7 @@ class Options:
     queues: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     drain_timeout_s: float = 30.0
+    ca_file: str = ""
 
 
 def main(config: Config, options: Options) -> None:
@@ -90,7 +91,7 @@ class _Parts:
 
 async def _run(parts: _Parts, slots: int) -> None:
     options, node = parts.options, parts.node
-    server = Server(options.url, options.token, f"taskman-worker/{__version__}")
+    server = Server(options.url, options.token, f"taskman-worker/{__version__}", options.ca_file)
     versions = {name: one.version for name, one in parts.registry.task_types.items()}
     described = [describe(one) for one in parts.registry.task_types.values()]
     link = RemoteLink(server.dial, node, versions, parts.spool, name=options.name, descriptions=described)

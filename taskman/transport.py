@@ -24,11 +24,14 @@ from .errors import (
     QueueFull,
     RequestRefused,
     ServerUnreachable,
+    ServerUntrusted,
     TaskmanError,
     Unauthenticated,
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 __all__ = ["Talk", "Wire", "checked_url", "is_loopback"]
@@ -77,23 +80,30 @@ class Wire:
     """What both kinds of client do alike: how to reach the server, and what its replies mean.
 
     Proxies from the environment are not used for loopback addresses, and redirects are never followed: the token
-    goes to the server it was meant for.
+    goes to the server it was meant for. `ca_file`: see taskman.trust.
     """
 
-    def __init__(self, url: str, token: str, agent: str, contact: Contact) -> None:
+    def __init__(self, url: str, token: str, agent: str, contact: Contact, ca_file: str = "") -> None:
         """Raises ConfigError for an address or a token that cannot be one."""
         self.url = checked_url(url)
         self.contact = contact
+        self._ca_file = ca_file
         self._headers = {"User-Agent": f"{agent}/{__version__}", **_authorization(token)}
 
     def options(self) -> dict[str, Any]:
-        """The arguments of the HTTP client, synchronous or not."""
+        """The arguments of the HTTP client, synchronous or not. Raises ConfigError for authorities not to be read."""
         return {
             "headers": self._headers,
             "trust_env": not is_loopback(self.url),
-            "verify": self.url.startswith("https:"),  # reading the certificates takes its time
+            "verify": self._trusted() if self.url.startswith("https:") else False,
             "follow_redirects": False,
         }
+
+    def _trusted(self) -> ssl.SSLContext:
+        """Not left to the HTTP client: it would not look at SSL_CERT_FILE for a loopback address."""
+        from .trust import trusting
+
+        return trusting(self._ca_file)
 
     def request(self, step: Ask | Listen) -> dict[str, Any]:
         """The arguments of `build_request` for a step."""
@@ -114,12 +124,19 @@ class Wire:
         try:
             yield
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL) as error:
-            raise ServerUnreachable(self._absence(str(error) or type(error).__name__)) from error
+            raise self._unreached(error) from error
         except httpx2.TimeoutException as error:
             raise ServerUnreachable(self._absence("no answer in time")) from error
         except (httpx2.RequestError, httpx2.StreamError) as error:
             why = str(error) or type(error).__name__
             raise ServerUnreachable(self._absence(why), is_lost_reply=True) from error
+
+    def _unreached(self, error: Exception) -> ServerUnreachable:
+        from .trust import distrust
+
+        if told := distrust(error, self.url, self._ca_file):
+            return ServerUntrusted(told)
+        return ServerUnreachable(self._absence(str(error) or type(error).__name__))
 
     def _absence(self, why: str) -> str:
         start = "start one with `taskman up`, or " if is_loopback(self.url) else "check that it runs, or "

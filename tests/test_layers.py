@@ -14,9 +14,21 @@ ROOT = Path(taskman.__file__).parent
 ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "store": {"errors", "model"},
-    "runtime": {"errors", "model", "store", "plugins", "tasktypes"},
+    "runtime": {"errors", "model", "store", "plugins", "tasktypes", "trust"},
     "web": {"errors", "config", "garbage", "model", "store", "plugins", "tasktypes"},
-    "cli": {"errors", "config", "answers", "client", "transport", "model", "server", "node", "plugins", "scaffold"},
+    "cli": {
+        "errors",
+        "config",
+        "answers",
+        "client",
+        "place",
+        "transport",
+        "model",
+        "server",
+        "node",
+        "plugins",
+        "scaffold",
+    },
 }
 OWNERS = {
     "redis": "store",

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from ..client import Client, check_health, find_server
+from ..client import Client, check_health
 from ..config import load
 from ..errors import NotFound, TaskmanError
+from ..place import find_server
 from .group import retyped
 
 __all__ = ["known_run", "known_task", "session"]
@@ -20,9 +21,9 @@ def session() -> Client:
     """A client for the server that the settings name; to be closed by `with`."""
     place = find_server(load())
     if not place.token:
-        check_health(place.url)  # where no server is, a token would not help
+        check_health(place.url, place.ca_file)  # where no server is, a token would not help
     place.require_token()
-    return Client(place.url, place.token, agent="taskman-cli")
+    return Client(place.url, place.token, ca_file=place.ca_file, agent="taskman-cli")
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from ..client import find_server
 from ..config import Config, load
+from ..place import find_server
 from .group import examples
 
 __all__ = ["worker"]
@@ -24,6 +24,7 @@ DRAIN_S = 30.0
 @click.option("--server", metavar="URL", help="Base URL of the server.")
 @click.option("--token", metavar="TOKEN", help="Token; better in TASKMAN_TOKEN, which no process list shows.")
 @click.option("--token-file", metavar="FILE", help="File that holds the token.")
+@click.option("--ca-file", metavar="FILE", help="Authorities whose certificates the server may have.")
 @click.option("--name", metavar="NAME", help="What people call this worker.")
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="How many runs it executes at a time.")
 @click.option("--queue", "queues", multiple=True, metavar="Q", help="Serve this queue; may repeat. Else: all of them.")
@@ -53,6 +54,7 @@ def worker(**flags: Any) -> None:
     options = Options(
         url=place.url,
         token=place.token,
+        ca_file=place.ca_file,
         name=config.worker_name,
         slots=config.slots,
         queues=config.queues,

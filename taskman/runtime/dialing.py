@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -15,14 +14,17 @@ import trio
 import trio_websocket
 
 from ..errors import (
+    ConfigError,
     Forbidden,
     LinkLost,
     ProtocolViolation,
     RequestRefused,
     ServerUnreachable,
+    ServerUntrusted,
     Unauthenticated,
     sole,
 )
+from ..trust import distrust, trusting
 from .frames import Frames
 from .wire import LARGEST_BYTES
 
@@ -42,17 +44,17 @@ logging.getLogger("trio-websocket").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to connect: `url` is the base URL, http or https. Certificates are checked against the system's, or
-    against the file that SSL_CERT_FILE names."""
+    """Where to connect: `url` is the base URL, http or https. `ca_file`: see taskman.trust."""
 
     url: str
     token: str
     agent: str
+    ca_file: str = ""
 
     @asynccontextmanager
     async def dial(self) -> AsyncIterator[Frames]:
-        """A connection for the block. Raises: ServerUnreachable; Unauthenticated, Forbidden or RequestRefused with
-        what the server said.
+        """A connection for the block. Raises: ServerUnreachable; ServerUntrusted before any token is sent;
+        Unauthenticated, Forbidden or RequestRefused with what the server said.
 
         At the end it is closed without waiting for the other side to agree.
         """
@@ -80,7 +82,18 @@ class Server:
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_PEER_MS)
         if not is_secure:
             return stream
-        secure = trio.SSLStream(stream, ssl.create_default_context(), server_hostname=host, https_compatible=True)
+        try:
+            return await self._secured(stream, host)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    async def _secured(self, stream: trio.SocketStream, host: str) -> trio.SSLStream[trio.SocketStream]:
+        try:  # anew each time, so that authorities that were changed count
+            context = await trio.to_thread.run_sync(trusting, self.ca_file)
+        except ConfigError as error:
+            raise ServerUntrusted(str(error)) from None
+        secure = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)
         await secure.do_handshake()
         return secure
 
@@ -106,6 +119,8 @@ class Server:
     def _told(self, error: BaseException) -> BaseException:
         if isinstance(error, trio_websocket.ConnectionRejected):
             return self._refusal(error)
+        if told := distrust(error, self.url, self.ca_file):
+            return ServerUntrusted(told)
         if isinstance(error, _FAILURES):
             return ServerUnreachable(f"no Taskman server answers at {self.url} ({_describe(error)})")
         return error
@@ -118,12 +133,21 @@ class Server:
                 detail, code = str(problem.get("detail") or ""), str(problem.get("code") or "")
         if status in _PASSING:
             return ServerUnreachable(f"no Taskman server answers at {self.url} (something says {status})")
+        if 300 <= status < 400 and (place := _location(error)):
+            detail = f"{self.url} redirects to {place}: set TASKMAN_SERVER to the server's own address"
+            return RequestRefused(status, "redirected", detail)
         if not code:
             detail = f"{self.url} answers {status}, but not as Taskman does: set TASKMAN_SERVER to a Taskman server"
             return RequestRefused(status, "stranger", detail)
         told = f"the server at {self.url} refuses this worker: {detail}"
         kinds = {401: Unauthenticated, 403: Forbidden}
         return kinds[status](told) if status in kinds else RequestRefused(status, code, told)
+
+
+def _location(error: trio_websocket.ConnectionRejected) -> str:
+    """Where a redirect leads. It is not followed: the token is for the server that was named."""
+    found = (value for name, value in error.headers or () if name.lower() == b"location")
+    return next(found, b"").decode("ascii", "replace")
 
 
 class _Frames:
@@ -156,6 +180,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, trio_websocket.ConnectionClosed):
         reason = error.reason
         return f"closed with {reason.code} {reason.reason or ''}".strip() if reason else "the connection broke"
+    if isinstance(error, trio.BrokenResourceError):
+        return "the connection broke"
     if isinstance(error, trio.TooSlowError):
         return f"no answer in {CONNECT_S:g} s"
     return str(getattr(error, "strerror", None) or error or type(error).__name__)

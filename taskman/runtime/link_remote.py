@@ -18,6 +18,7 @@ from ..errors import (
     ProtocolViolation,
     RequestRefused,
     ServerUnreachable,
+    ServerUntrusted,
     StoreError,
     StoreUnavailable,
     Unauthenticated,
@@ -87,7 +88,7 @@ class RemoteLink:
         """Stay connected, for ever.
 
         Raises: Unauthenticated, Forbidden, Conflict or RequestRefused when the very first server that answers refuses
-        the token, or the worker.
+        the token, or the worker; ServerUntrusted when its certificate does not pass.
         """
         for entry in await trio.to_thread.run_sync(self._spool.load):
             if entry.key in self._positions:
@@ -101,6 +102,8 @@ class RemoteLink:
             try:
                 await self._connect(version)
             except (LinkLost, ProtocolViolation, ServerUnreachable) as error:
+                if isinstance(error, ServerUntrusted) and not self.has_been_welcome:
+                    raise
                 if self.has_been_welcome and self._welcome_at >= began:
                     away_since, failures = trio.current_time(), 0
                 wait_s = self._pause_s(failures, trio.current_time() - away_since)

@@ -148,9 +148,9 @@ ENDS = [pytest.param(Replica.kill, id="killed"), pytest.param(Replica.stop, id="
 
 
 class Site:
-    """Redis, servers and the balancer, from the files that are shipped."""
+    """Redis, servers and the balancer, from the files that are shipped, unless the balancer is given another."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, config: Path = BALANCER) -> None:
         self.directory, self._secrets, self._services = directory, directory / "secrets", compose()
         self._parts: list[Part] = []
         self.names = Names()
@@ -166,7 +166,7 @@ class Site:
         self.worker_token = (self._secrets / "worker" / "token").read_text().strip()
         self.redis = self._redis(redis_port)
         self.servers: list[Replica] = []
-        self.balancer = self._balancer(pages, api, figures)
+        self.balancer = self._balancer(config, pages, api, figures)
 
     def _redis(self, port: int) -> Part:
         program, config, *options = self._services["redis"]["command"]
@@ -175,7 +175,7 @@ class Site:
         more = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory / "redis")]
         return self._part(Part, "redis", [*given, *more], {}, self.directory)
 
-    def _balancer(self, pages: int, api: int, figures: int) -> Part:
+    def _balancer(self, config: Path, pages: int, api: int, figures: int) -> Part:
         environment = {
             "TASKMAN_PAGES": f"127.0.0.1:{pages}",
             "TASKMAN_API": f"127.0.0.1:{api}",
@@ -183,7 +183,7 @@ class Site:
             "TASKMAN_UPSTREAM": f"server:{self._port}",
             "TASKMAN_DNS": self.names.address,
         }
-        return self._part(Part, "balancer", [haproxy(), "-W", "-db", "-f", str(BALANCER)], environment, self.directory)
+        return self._part(Part, "balancer", [haproxy(), "-W", "-db", "-f", str(config)], environment, self.directory)
 
     def _part(self, kind: type[Any], name: str, *rest: Any) -> Any:
         part = kind(name, self.directory / name, *rest)
