@@ -120,6 +120,10 @@ class AsyncClient:
         body = {} if params is None else {"params": params}
         return Run.of(await self.request("POST", f"/runs/{segment(run_id)}/retry", body))
 
+    async def delete(self, run_id: str) -> None:
+        """See Client.delete."""
+        await self.request("DELETE", f"/runs/{segment(run_id)}")
+
     async def why(self, run_id: str) -> Document:
         """See Client.why."""
         return cast(Document, await self.request("GET", f"/runs/{segment(run_id)}/why"))

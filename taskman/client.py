@@ -137,6 +137,10 @@ class Client:
         body = {} if params is None else {"params": params}
         return Run.of(self.request("POST", f"/runs/{segment(run_id)}/retry", body))
 
+    def delete(self, run_id: str) -> None:
+        """Forget a run that is over, with its log. Raises NotFound, Conflict if it is not final."""
+        self.request("DELETE", f"/runs/{segment(run_id)}")
+
     def why(self, run_id: str) -> Document:
         """Why the run is not running: `{state, reasons: [{code, detail, since}]}`. Raises NotFound."""
         return cast(Document, self.request("GET", f"/runs/{segment(run_id)}/why"))

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "server": ("server", "Start a server with local workers."),
     "worker": ("worker", "Execute runs for a server, over HTTP(S) alone."),
     "run": ("run", "Run a task, or a command, and follow it."),
-    "runs": ("runs", "List, inspect, follow and cancel runs."),
+    "runs": ("runs", "List, inspect, follow, cancel and delete runs."),
     "logs": ("logs", "Print the log of a run."),
     "tasks": ("tasks", "List, inspect, create and delete tasks."),
     "schedules": ("schedules", "Explain cron expressions and tell when they fire."),

@@ -1,14 +1,15 @@
-"""`taskman runs`: what became of runs, and stopping them."""
+"""`taskman runs`: what became of runs, stopping and forgetting them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import click
 
-from ..client import Document
+from ..client import Client, Document
 from ..errors import TaskmanError, WaitTimedOut
 from ..model.progress import Progress
 from ..model.states import REASONS, State
@@ -27,7 +28,7 @@ PAGE = 1000
 
 @click.group(cls=NounGroup, epilog=examples("taskman runs list --state failed", "taskman runs show ID"))
 def runs() -> None:
-    """List, inspect, follow and cancel runs."""
+    """List, inspect, follow, cancel and delete runs."""
 
 
 runs.add_command(logs)
@@ -176,13 +177,34 @@ def why(run_id: str, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Without a grace time to clean up.")
 def cancel(run_ids: tuple[str, ...], force: bool) -> int:
     """Cancel runs: with every process they have started."""
+
+    def cancel_one(client: Client, run_id: str) -> str:
+        client.cancel(run_id, force=force)
+        return f"run {run_id} is being cancelled\n  see it end: taskman runs wait {run_id}"
+
+    return _each(run_ids, cancel_one)
+
+
+@runs.command(epilog=examples("taskman runs delete ID", "taskman runs delete ID ID"))
+@click.argument("run_ids", metavar="ID...", nargs=-1, required=True)
+def delete(run_ids: tuple[str, ...]) -> int:
+    """Delete runs that are over, with their logs."""
+
+    def delete_one(client: Client, run_id: str) -> str:
+        client.delete(run_id)
+        return f"run {run_id} is deleted"
+
+    return _each(run_ids, delete_one)
+
+
+def _each(run_ids: tuple[str, ...], act: Callable[[Client, str], str]) -> int:
+    """Do it to each run, and say so; the exit code is that of the first that could not be done."""
     code: int = Exit.OK
     with session() as client:
         for run_id in run_ids:
             try:
                 with known_run(run_id):
-                    client.cancel(run_id, force=force)
-                notice(f"run {run_id} is being cancelled\n  see it end: taskman runs wait {run_id}")
+                    notice(act(client, run_id))
             except TaskmanError as error:
                 report(error)
                 code = code or exit_code(error)

@@ -16,6 +16,8 @@ from .scripts import load_script
 
 __all__ = ["Retention"]
 
+_FOR_EVER = 2**53
+
 
 class Retention:
     """The final runs of one shard, by age. Every call: StoreUnavailable when Redis cannot be reached; safe to repeat.
@@ -56,6 +58,13 @@ class Retention:
     async def forget_old(self, ids: Sequence[str], before_ms: int) -> int:
         """Remove those of the runs that ended before an instant. Shape: how many. Source: lua/forget.lua."""
         return await self._forget("age", before_ms, "", ids)
+
+    async def forget_now(self, run_id: str) -> bool:
+        """Remove a run if it is final, however young, with its children; a child only when its parent is gone.
+
+        Shape: whether nothing is left of it. Source: lua/forget.lua.
+        """
+        return await self._forget("age", _FOR_EVER, "", [run_id]) > 0
 
     async def forget_surplus(self, ids: Sequence[str], keep: int) -> int:
         """Remove those of the runs that are final while there are more than `keep`. Source: lua/forget.lua."""

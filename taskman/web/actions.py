@@ -223,3 +223,15 @@ async def get_task(services: Services, name: str) -> Task:
 async def cancel_run(services: Services, run_id: str, *, by: str, force: bool = False) -> State:
     """Cancel a run, with `force` without a grace; the state then. Raises NotFound, Conflict, StoreUnavailable."""
     return await services.store.runs.cancel(run_id, by=by, force=force)
+
+
+async def delete_run(services: Services, run_id: str) -> None:
+    """Forget a final run with its log and its children. Raises NotFound, Conflict, StoreUnavailable.
+
+    Final is final, so what is read first still holds when it is removed; another may have removed it meanwhile.
+    """
+    run = await services.store.runs.get(run_id)
+    if not run.is_final:
+        raise Conflict(f"run {run_id} is {run.state}: only runs that are over can be deleted; cancel it first")
+    if not await services.store.retention.forget_now(run_id):
+        raise Conflict(f"run {run_id} is kept with run {run.spec.parent}, of which it is a part: delete that one")

@@ -22,6 +22,7 @@ SCOPES: dict[str, Scope | None] = {
     "POST /api/v1/runs": RUN,
     "POST /api/v1/runs/bulk": RUN,
     "GET /api/v1/runs/<run_id>": READ,
+    "DELETE /api/v1/runs/<run_id>": WRITE,
     "GET /api/v1/runs/<run_id>/log": READ,
     "GET /api/v1/runs/<run_id>/why": READ,
     "POST /api/v1/runs/<run_id>/cancel": RUN,

@@ -240,6 +240,19 @@ def test_gateway_without_a_server_behind_it_is_an_unreachable_server(server, tas
     assert taskman("tasks", "list").returncode == 8
 
 
+def test_runs_are_deleted_each_and_the_first_failure_is_the_exit_code(server, taskman, replies):
+    server.on("DELETE /runs/r0-1", lambda handler: handler.send(204, "text/plain"))
+    server.on("DELETE /runs/r0-2", replies.problem(409, "conflict", "run r0-2 is running: cancel it first"))
+    done = taskman("runs", "delete", "r0-2", "r0-3", "r0-1")
+    assert done.returncode == 5
+    assert done.out == ""
+    assert "run r0-2 is running: cancel it first" in done.err
+    assert "there is no run 'r0-3'" in done.err
+    assert "run r0-1 is deleted" in done.err
+    assert taskman("runs", "delete", "r0-1").returncode == 0
+    assert taskman("runs", "delete").returncode == 2
+
+
 # what is printed
 
 

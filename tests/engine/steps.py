@@ -31,6 +31,7 @@ SIGNATURES = ("shell|a|", "shell|b|", "http|a|gpu=yes")
 TASKS = ("one", "two")
 LEASE_MS = 20_000
 EVERY_MS = 300_000
+FOR_EVER = 2**53
 UNKNOWN = "r0-yzzzzzzzzzzzzzzzzzzzzzz"
 PERMITS: tuple[dict[str, int], ...] = (
     {},
@@ -240,7 +241,8 @@ def pause_queue(twin: Twin, pick: Pick) -> None:
 
 
 def forget(twin: Twin, pick: Pick) -> None:
-    """Retention: by age, by number, and by number for a task; some of the candidates may stay."""
+    """Retention: by age, by number, and by number for a task; some of the candidates may stay. One run at any age is
+    what somebody deletes."""
     task, runs = pick(("", "", *TASKS)), twin.oracle.runs.values()
     mine = sorted(run.id for run in runs if not task or run.spec.task == task)[:5]
     families = [[run.id, *run.children] for run in runs if run.children and run.is_final]
@@ -248,7 +250,9 @@ def forget(twin: Twin, pick: Pick) -> None:
         mine = pick([pick(families), pick(families)[1:]]) + mine
     if task:
         twin.forget("task", pick((0, 2)), task, mine)
-    elif pick((False, True)):
+    elif pick((False, False, False, True)):
+        twin.forget("age", FOR_EVER, "", mine[:1])
+    elif pick((False, False, True)):
         twin.forget("count", pick((0, 10)), "", mine)
     else:
         twin.forget("age", twin.now - pick((0, 60_000)), "", [*mine, UNKNOWN])
@@ -365,7 +369,7 @@ WEIGHTS: dict[Step, int] = {
     delete_task: 1,
     fire: 5,
     repeat: 4,
-    forget: 2,
+    forget: 3,
     forget_key: 1,
     read: 1,
 }

@@ -99,6 +99,19 @@ async def test_a_run_from_submit_to_result(client: Any) -> None:
     assert b"".join([part async for part in client.log_bytes(run.id)]) == b"hello\n"
 
 
+async def test_a_run_that_is_over_can_be_deleted(client: Any) -> None:
+    run = await client.submit("shell", shell("sleep 60"))
+    with pytest.raises(Conflict, match="cancel it first"):
+        await client.delete(run.id)
+    await client.cancel(run.id, force=True)
+    await client.wait(run.id)
+    assert await client.delete(run.id) is None
+    with pytest.raises(NotFound):
+        await client.get(run.id)
+    with pytest.raises(NotFound):
+        await client.delete(run.id)
+
+
 async def test_a_naive_instant_is_local_and_a_duration_is_seconds(client: Any) -> None:
     at = datetime.now() + timedelta(hours=1)
     run = await client.submit("shell", shell("true"), at=at)

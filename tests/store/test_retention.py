@@ -94,6 +94,19 @@ async def test_runs_that_are_not_final_are_never_touched(store: Store) -> None:
     assert await remaining(store, [*queued, *later]) == [*queued, *later]
 
 
+async def test_one_run_can_be_forgotten_however_young_once_it_is_final(store: Store) -> None:
+    before = await everything(store)
+    first, second = await submit(store, 2, task="t")
+    assert not await store.retention.forget_now(first)
+    await finish(store, [first, second])
+    assert await store.retention.forget_now(first)
+    assert await remaining(store, [first, second]) == [second]
+    assert (await store.runs.count_by_state())[State.SUCCEEDED] == 1
+    assert await store.retention.forget_now(first), "safe to repeat"
+    assert await store.retention.forget_now(second)
+    assert await everything(store) == before
+
+
 async def test_a_run_that_waited_for_long_is_as_old_as_its_end(store: Store) -> None:
     waited = await submit(store, 450, at_ms=OLD)
     await finish(store, waited, NOW - DAY_MS)

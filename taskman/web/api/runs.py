@@ -1,4 +1,4 @@
-"""`/api/v1/runs`: create, list, look at, cancel, and read the log."""
+"""`/api/v1/runs`: create, list, look at, cancel, delete, and read the log."""
 
 from __future__ import annotations
 
@@ -104,6 +104,13 @@ async def _end_of(store: Store, run_id: str) -> Run:
             if not isinstance(hint, Message) or hint.payload == b"end":
                 run = await store.runs.get(run_id)
     return run
+
+
+@blueprint.delete("/<run_id>")
+async def delete(run_id: str) -> ResponseReturnValue:
+    """Forget it now, when it is final: with its log and its children."""
+    await actions.delete_run(services(), run_id)
+    return "", 204
 
 
 @blueprint.get("/<run_id>/why")
