@@ -118,7 +118,7 @@ class Client:
         return Run.of(self.request("GET", f"/runs/{segment(run_id)}"))
 
     def runs(self, **filters: Any) -> Iterator[Run]:
-        """Every run that the filters let through (state, task, type, queue …), newest first, page by page."""
+        """Every run that the filters let through (state, task, worker, since, q …), newest first, page by page."""
         return map(Run.of, self._tell(dialogue.items(self._contact, "/runs", filters)))
 
     def wait(self, run_id: str, timeout: float | None = None) -> Run:

@@ -155,10 +155,11 @@ def _is_lost(contact: Contact, asked: Ask, error: ClientError) -> bool:
 
 
 def items(contact: Contact, path: str, filters: Mapping[str, Any]) -> Dialogue[None]:
-    """Tells every item of a list, page by page."""
+    """Tells every item of a list, page by page; a page may be empty and not be the last. Instants may be `datetime`."""
     cursor = None
+    wanted = {name: _written(one) if isinstance(one, date) else one for name, one in filters.items()}
     while True:
-        page = yield from answer(contact, ask("GET", path, params={**filters, "cursor": cursor}))
+        page = yield from answer(contact, ask("GET", path, params={**wanted, "cursor": cursor}))
         for item in page["items"]:
             yield Tell(item)
         cursor = page.get("next_cursor")

@@ -19,7 +19,7 @@ from .logs import logs
 from .output import duration, fields, notice, print_json, print_jsonl, short_time, state, table
 from .run import say_how_it_ended
 from .session import known_run, session
-from .typed import seconds
+from .typed import past, seconds
 
 __all__ = ["runs"]
 
@@ -39,6 +39,7 @@ runs.add_command(logs)
     epilog=examples(
         "taskman runs list --state failed --task nightly",
         "taskman runs list --state queued --state running --json",
+        "taskman runs list --since 2h --search 'disk full'",
         "taskman runs list --limit 5000 --jsonl",
     ),
 )
@@ -48,6 +49,10 @@ runs.add_command(logs)
 @click.option("--task", metavar="NAME", help="Only runs of this task.")
 @click.option("--type", metavar="TYPE", help="Only runs of this task type.")
 @click.option("--queue", metavar="Q", help="Only runs of this queue.")
+@click.option("--worker", metavar="ID", help="Only runs that this worker has, or had last.")
+@click.option("--since", metavar="2h|TIME", help="Only runs of the last two hours, or created from then on.")
+@click.option("--until", metavar="2h|TIME", help="Only runs created before.")
+@click.option("--search", "q", metavar="TEXT", help="Only runs with this text in a name, the error or the params.")
 @click.option("--parent", metavar="ID", help="Only what this run with --place all became, one on each worker.")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="So many at most."
@@ -57,6 +62,8 @@ runs.add_command(logs)
 def list_runs(limit: int, as_json: bool, as_lines: bool, **filters: Any) -> None:
     """List runs, the newest first."""
     filters["state"] = list(filters["state"]) or None
+    for name in ("since", "until"):
+        filters[name] = past(filters[name]) if filters[name] else None
     with session() as client:
         found = (run.raw for run in islice(client.runs(limit=min(limit, PAGE), **filters), limit))
         if as_lines:

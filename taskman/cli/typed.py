@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import tomllib
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +14,7 @@ import click
 
 from ..model.instants import parse_duration
 
-__all__ = ["instant", "object_from", "parameters", "seconds"]
+__all__ = ["instant", "object_from", "parameters", "past", "seconds"]
 
 
 def parameters(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -95,6 +95,15 @@ def instant(text: str) -> str:
         raise click.UsageError(
             f"'{text}' is no time: write '2026-12-01 09:00' (local) or 2026-12-01T09:00:00+01:00"
         ) from None
+
+
+def past(text: str) -> str:
+    """RFC 3339 with an offset, from a duration before now such as `2h`, or from a time."""
+    try:
+        ago = timedelta(seconds=parse_duration(text))
+    except ValueError:
+        return instant(text)
+    return (datetime.now(UTC) - ago).isoformat()
 
 
 def seconds(text: str) -> float:

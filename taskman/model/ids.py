@@ -11,7 +11,7 @@ import os
 import re
 import time
 
-__all__ = ["RUN_ID", "child_run_id", "id_at", "is_run_id", "new_run_id", "scheduled_run_id", "shard_of"]
+__all__ = ["RUN_ID", "child_run_id", "id_at", "instant_of", "is_run_id", "new_run_id", "scheduled_run_id", "shard_of"]
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIR = 1023
@@ -52,7 +52,7 @@ def scheduled_run_id(shard: int, task: str, schedule: str, fire_time_ms: int) ->
 def child_run_id(parent: str, worker: str) -> str:
     """The one id of what a placed run becomes on a worker; the next millisecond's, so it sorts behind its parent."""
     digest = hashlib.blake2b(f"{parent}\0{worker}".encode(), digest_size=8).digest()
-    return _join(shard_of(parent), _instant_of(parent) + 1, int.from_bytes(digest))
+    return _join(shard_of(parent), instant_of(parent) + 1, int.from_bytes(digest))
 
 
 def id_at(shard: int, at_ms: int) -> str:
@@ -71,7 +71,8 @@ def _instant(number: int) -> str:
     return high + of[number >> 10 & _PAIR] + of[number & _PAIR]
 
 
-def _instant_of(run_id: str) -> int:
+def instant_of(run_id: str) -> int:
+    """The epoch milliseconds in an id: when it was made, or the fire time that it stands for."""
     first = run_id.index("-") + 1
     number = 0
     for digit in run_id[first : first + 10]:

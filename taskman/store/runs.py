@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 from urllib.parse import quote
 
 from ..errors import Conflict, NotFound
@@ -16,12 +16,11 @@ from ..model.run import HistoryEntry, Run, RunSpec
 from ..model.states import State
 from .connection import Connection
 from .keys import Keys
+from .listing import Filters, Listing, Page
 from .replies import checked
 from .scripts import load_script
 
 __all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
-
-_SCAN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +106,6 @@ class Promotion:
     promoted: int
     next_run_ms: int | None
     next_schedule_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Some runs, newest first; `next_cursor` leads to the next page."""
-
-    runs: list[Run]
-    next_cursor: str | None
 
 
 class Runs:
@@ -304,56 +295,17 @@ class Runs:
         replies = await self._connection.execute_many([("EXISTS", self._keys.run(run_id)) for run_id in run_ids])
         return {run_id for run_id, reply in zip(run_ids, replies, strict=True) if checked(reply)}
 
-    async def page(
-        self,
-        *,
-        states: Sequence[State] = (),
-        task: str | None = None,
-        type: str | None = None,
-        queue: str | None = None,
-        parent: str | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-    ) -> Page:
-        """Runs, newest first, that match every filter given. `cursor` is the last id of the page before.
+    async def page(self, *, limit: int = 50, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+        """Runs, newest first, that match every filter given. `cursor` is the `next_cursor` of the page before.
 
-        `parent`: the children of that placed run. The runs of a task are those that were asked for, not their children.
+        Bounded: where few runs match, a page may hold less than `limit`, or nothing, and still have a next one.
         """
-        wanted = tuple(states) or tuple(State)
-        indexes = [self._keys.state(state) for state in wanted]
-        if task or parent:
-            indexes = [self._keys.children(parent) if parent else self._keys.task_runs(task or "")]
-        runs: list[Run] = []
-        while len(runs) <= limit:
-            ids = await self._newest(indexes, cursor, _SCAN if task or type or queue or parent else limit + 1)
-            if not ids:
-                break
-            cursor = ids[-1]
-            found = await self.get_many(ids)
-            runs += [run for run in found if _matches(run, wanted, task, type, queue)]
-        more = len(runs) > limit
-        return Page(runs[:limit], runs[limit - 1].id if more else None)
-
-    async def _newest(self, indexes: Sequence[str], cursor: str | None, limit: int) -> list[str]:
-        top = f"({cursor}" if cursor else "+"
-        commands = [("ZREVRANGEBYLEX", index, top, "-", "LIMIT", 0, limit) for index in indexes]
-        replies = await self._connection.execute_many(commands)
-        ids = {one.decode() for reply in replies if checked(reply) for one in reply}
-        return sorted(ids, reverse=True)[:limit]
+        return await Listing(self._connection, self._keys, self.get_many).page(filters, limit, cursor)
 
     async def count_by_state(self) -> dict[State, int]:
         """How many runs are in each state."""
         replies = await self._connection.execute_many([("ZCARD", self._keys.state(state)) for state in State])
         return {state: int(reply) for state, reply in zip(State, replies, strict=True)}
-
-
-def _matches(run: Run, states: Sequence[State], task: str | None, type: str | None, queue: str | None) -> bool:
-    return (
-        run.state in states
-        and (task is None or run.spec.task == task)
-        and (type is None or run.spec.type == type)
-        and (queue is None or run.spec.queue == queue)
-    )
 
 
 def _checked(run_id: str) -> str:

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
@@ -262,6 +263,21 @@ def test_json_is_one_document_of_all_pages(server, taskman, replies):
     assert json.loads(taskman("runs", "list", "--json", "--state", "failed").out) == {"items": [replies.run] * 3}
     assert [asked.query.get("cursor") for asked in server.asked] == [None, "c1"]
     assert {asked.query["state"] for asked in server.asked} == {"failed"}
+
+
+def test_list_goes_on_over_empty_pages_and_asks_for_what_was_typed(server, taskman, replies):
+    empty = {"items": [], "next_cursor": "c1"}
+    server.on("GET /runs", *map(replies.document, (empty, {"items": [replies.run], "next_cursor": None})))
+    options = ["--worker", "w1", "--search", "disk full", "--until", "2026-01-02T03:04:05+00:00", "--since", "2h"]
+    before = datetime.now(UTC) - timedelta(hours=2)
+    assert json.loads(taskman("runs", "list", "--json", *options).out) == {"items": [replies.run]}
+    for asked in server.requests("GET /runs"):
+        query = {name: asked.query[name] for name in ("worker", "q", "until")}
+        assert query == {"worker": "w1", "q": "disk full", "until": "2026-01-02T03:04:05+00:00"}
+        assert timedelta() <= datetime.fromisoformat(asked.query["since"]) - before < timedelta(minutes=1)
+    refused = taskman("runs", "list", "--since", "yesterday")
+    assert refused.returncode == 2
+    assert "'yesterday' is no time" in refused.err
 
 
 def test_jsonl_stops_at_the_limit(server, taskman, replies):

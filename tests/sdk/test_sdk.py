@@ -99,6 +99,16 @@ async def test_a_run_from_submit_to_result(client: Any) -> None:
     assert b"".join([part async for part in client.log_bytes(run.id)]) == b"hello\n"
 
 
+async def test_runs_are_found_by_worker_time_and_text(client: Any) -> None:
+    before = datetime.now().astimezone() - timedelta(minutes=1)
+    run = await client.wait((await client.submit("shell", shell("echo needle"))).id)
+    other = await client.submit("shell", shell("true"), delay="1h")
+    assert [one.id async for one in client.runs(worker=run.worker, since=before)] == [run.id]
+    assert [one.id async for one in client.runs(q="NEEDLE", until=datetime.now() + timedelta(minutes=1))] == [run.id]
+    assert [one.id async for one in client.runs(until=before)] == []
+    assert [one.id async for one in client.runs(q=other.id)] == [other.id]
+
+
 async def test_a_run_that_is_over_can_be_deleted(client: Any) -> None:
     run = await client.submit("shell", shell("sleep 60"))
     with pytest.raises(Conflict, match="cancel it first"):

@@ -9,7 +9,7 @@ from quart import request
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from ...errors import Fault, InvalidInput, nearest
-from ...model.instants import parse_duration
+from ...model.instants import parse_duration, parse_instant
 from ...model.sameness import digest_of
 from ..auth import identity
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_query",
     "digests_of",
     "idempotency_of",
+    "instant_of",
     "json_body",
     "limit_of",
     "number_of",
@@ -102,6 +103,15 @@ def seconds_of(name: str, default: float = 0.0) -> float:
     text = request.args.get(name)
     try:
         return default if text is None else min(MAX_WAIT_S, parse_duration(text))
+    except ValueError as error:
+        raise InvalidInput(str(error), f"?{name}") from None
+
+
+def instant_of(name: str) -> int | None:
+    """An instant from the query, epoch ms; None when it is not there. Raises InvalidInput."""
+    text = request.args.get(name)
+    try:
+        return None if text is None else parse_instant(text)
     except ValueError as error:
         raise InvalidInput(str(error), f"?{name}") from None
 

@@ -23,7 +23,7 @@ from ..auth import identity, rights
 from ..logs import LogBody, LogEvents, LogReader, Position, as_bytes, as_ndjson
 from ..services import Services, services
 from ..sse import respond
-from .bodies import check_query, idempotency_of, json_body, limit_of, number_of, seconds_of, trigger_of
+from .bodies import check_query, idempotency_of, instant_of, json_body, limit_of, number_of, seconds_of, trigger_of
 
 __all__ = ["blueprint"]
 
@@ -50,14 +50,18 @@ def created(run: Run, is_new: bool) -> tuple[dict[str, Any], int, dict[str, str]
 
 @blueprint.get("")
 async def index() -> ResponseReturnValue:
-    """Runs, newest first."""
-    check_query("state", "task", "type", "queue", "parent", "limit", "cursor")
+    """Runs, newest first. Where few match, a page is short, and `next_cursor` goes on: see store/listing.py."""
+    check_query("state", "task", "type", "queue", "parent", "worker", "since", "until", "q", "limit", "cursor")
     page = await services().store.runs.page(
         states=[_state(name) for name in request.args.getlist("state")],
         task=request.args.get("task"),
         type=request.args.get("type"),
         queue=request.args.get("queue"),
         parent=request.args.get("parent"),
+        worker=request.args.get("worker"),
+        since_ms=instant_of("since"),
+        until_ms=instant_of("until"),
+        text=request.args.get("q"),
         limit=limit_of(),
         cursor=request.args.get("cursor"),
     )
