@@ -14,15 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import trio
+from bare import Bare, bare
 from pydantic import BaseModel
+from report import Report
 
 from taskman.config import Address
 from taskman.model.admission import Node
@@ -70,24 +71,12 @@ class Noop(TaskType):
 
 
 @dataclass
-class Report:
-    """The rows of the table."""
-
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-    def add(self, what: str, found: str, budget: str, met: bool | None) -> None:
-        """Keep a row and show it."""
-        verdict = "" if met is None else ("met" if met else "MISSED")
-        self.rows.append((what, found, budget, verdict))
-        print(f"{what:<58} {found:>26}   {budget:<22} {verdict}", flush=True)
-
-
-@dataclass
 class Bench:
-    """A server in this process."""
+    """A server in this process, and the bare runner to compare it with."""
 
     store: Store
     url: str
+    machine: Bare
 
 
 def types() -> PluginRegistry:
@@ -112,7 +101,7 @@ async def start_worker(store: Store, nursery: trio.Nursery, name: str, slots: in
 async def server():  # type: ignore[no-untyped-def]
     """Store, worker, scheduler, watchdog and web, as `taskman up` has them, with the no-op type."""
     registry, drain = types(), Drain()
-    async with EmbeddedRedis(Path(tempfile.mkdtemp())) as redis, trio.open_nursery() as nursery:
+    async with bare() as machine, EmbeddedRedis(Path(tempfile.mkdtemp())) as redis, trio.open_nursery() as nursery:
         store = Store(redis.url)
         await nursery.start(store.run)
         worker = await start_worker(store, nursery, "w1", SLOTS, {})
@@ -127,7 +116,7 @@ async def server():  # type: ignore[no-untyped-def]
         sockets = open_sockets(addresses)
         await nursery.start(partial(serve, guarded, sockets, drain))
         settle_garbage_collector()
-        yield Bench(store, bound_urls(sockets)[0])
+        yield Bench(store, bound_urls(sockets)[0], machine)
         drain.start()
         await worker.drain(1)
         nursery.cancel_scope.cancel()
@@ -153,7 +142,7 @@ async def memory(store: Store) -> int:
 
 async def drained(bench: Bench, report: Report, count: int = 40_000) -> None:
     """No-op runs through one worker in the server, best of three; and what they cost in memory."""
-    rates, done = [], (await bench.store.runs.count_by_state())[State.SUCCEEDED]
+    rates, limits, done = [], list[float](), (await bench.store.runs.count_by_state())[State.SUCCEEDED]
     kept, before = done, await memory(bench.store)
     for _ in range(3):
         await bench.store.queues.pause("default", paused=True)
@@ -165,10 +154,10 @@ async def drained(bench: Bench, report: Report, count: int = 40_000) -> None:
         done += count
         await finished(bench.store, done)
         rates.append(count / (time.monotonic() - began))
-    rate = max(rates)
-    report.add("no-op runs drained by one worker in the server", f"{rate:,.0f}/s", "≥ 13,000/s", rate >= 13_000)
+        limits.append(await bench.machine.drain())
+    report.rate("no-op runs drained by one worker in the server", max(rates), 13_000, "drain", max(limits))
     each = (await memory(bench.store) - before) / (done - kept)
-    report.add("Redis memory per finished run (200 B payload)", f"{each:,.0f} B", "≤ 1,000 B", each <= 1000)
+    report.most("Redis memory per finished run (200 B payload)", each, "B", 1000)
 
 
 CLIENT = """
@@ -210,14 +199,14 @@ async def rest(bench: Bench, report: Report) -> None:
     """Submitting over REST: latency to the start, one by one, in bulk."""
     sent = await client(bench, "latency", 200)
     late = sorted((Noop.started[run_id] - at) * 1000 for run_id, at in sent.items())
-    p50, p99 = statistics.median(late), late[int(len(late) * 0.99) - 1]
-    report.add("submit to start over REST, idle: p50", f"{p50:.1f} ms", "≤ 3 ms", p50 <= 3)
-    report.add("submit to start over REST, idle: p99", f"{p99:.1f} ms", "≤ 10 ms", p99 <= 10)
-    rate = await client(bench, "rate", 2000)
-    report.add("single submits over REST, one connection", f"{rate:,.0f}/s", "≥ 1,000/s", rate >= 1000)
+    limit = await bench.machine.latency()
+    report.most("submit to start over REST, idle: p50", statistics.median(late), "ms", 3, "latency", limit)
+    report.most("submit to start over REST, idle: p99", late[int(len(late) * 0.99) - 1], "ms", 10, "latency", limit)
+    rate, limit = await client(bench, "rate", 2000), await bench.machine.single()
+    report.rate("single submits over REST, one connection", rate, 1000, "single", limit)
     await bench.store.queues.pause("default", paused=True)
-    bulk = await client(bench, "bulk", 5)
-    report.add("bulk submit over REST", f"{bulk:,.0f}/s", "≥ 25,000/s", bulk >= 25_000)
+    rate, limit = await client(bench, "bulk", 5), await bench.machine.bulk()
+    report.rate("bulk submit over REST", rate, 25_000, "bulk", limit)
     await bench.store.queues.pause("default", paused=False)
 
 
@@ -239,8 +228,9 @@ async def due_together(bench: Bench, report: Report) -> None:
     await trio.sleep(2.2)
     await quiet(bench)
     late = sorted((Noop.started[one.id] - here) * 1000 - 2000 for one in batch)
-    report.add("1,000 runs due in one second: the last start", f"{late[-1]:.0f} ms", "≤ 120 ms", late[-1] <= 120)
-    report.add("1,000 runs due in one second: the earliest", f"{late[0]:.1f} ms", "none early", late[0] >= -1)
+    limit = await bench.machine.due()
+    report.most("1,000 runs due in one second: the last start", late[-1], "ms", 120, "due", limit)
+    report.most("1,000 runs due in one second: how early the first", max(0.0, -late[0]), "ms", 1)
 
 
 async def schedules(bench: Bench, report: Report, seconds: int = 10) -> None:
@@ -259,20 +249,13 @@ async def schedules(bench: Bench, report: Report, seconds: int = 10) -> None:
             late.append((run.started_ms or 0) - (run.spec.fire_time_ms or 0))
             count += 1
     p99 = sorted(late)[int(len(late) * 0.99) - 1]
-    report.add(f"100 schedules of 1 s for {seconds} s: lateness p99", f"{p99} ms of {count} runs", "≤ 20 ms", p99 <= 20)
-
-
-def bare_spawns(count: int) -> float:
-    """`/bin/true` as fast as threads can start it, eight at once."""
-    began = time.monotonic()
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: subprocess.Popen(["/bin/true"]).wait(), range(count)))
-    return count / (time.monotonic() - began)
+    limit = await bench.machine.due()
+    report.most(f"100 schedules of 1 s, {count} runs: lateness p99", p99, "ms", 20, "due", limit)
 
 
 async def spawns(bench: Bench, report: Report, count: int = 3000) -> None:
     """Shell runs of /bin/true, eight at once, beside a bare loop."""
-    bare = await trio.to_thread.run_sync(bare_spawns, count)
+    limit = await bench.machine.spawns()
     done = (await bench.store.runs.count_by_state())[State.SUCCEEDED]
     batch = specs(count, type="shell", params={"argv": ["/bin/true"]}, requires={"slots": "eight"})
     async with trio.open_nursery() as nursery:
@@ -282,8 +265,9 @@ async def spawns(bench: Bench, report: Report, count: int = 3000) -> None:
         await finished(bench.store, done + count)
         rate = count / (time.monotonic() - began)
         nursery.cancel_scope.cancel()
-    report.add("/bin/true as shell runs, 8 at once", f"{rate:,.0f}/s", "≥ 1,300/s", rate >= 1300)
-    report.add("  a bare loop of 8 threads in the same run", f"{bare:,.0f}/s ({rate / bare:.2f})", "", None)
+    limit = max(limit, await bench.machine.spawns())
+    report.rate("/bin/true as shell runs, 8 at once", rate, 1300, "spawns", limit)
+    report.note("  a bare loop of 8 threads in the same run", f"{limit:,.0f}/s ({rate / limit:.2f})")
 
 
 def idle(report: Report, seconds: float = 20.0) -> None:
@@ -300,8 +284,8 @@ def idle(report: Report, seconds: float = 20.0) -> None:
         each = (cpu_of(process.pid) - before) * 60 / seconds
         resident = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
         process.terminate()
-    report.add("idle server: processor time", f"{each:.2f} s a minute", "≤ 0.3 s a minute", each <= 0.3)
-    report.add("idle server: memory", f"{resident:.0f} MiB", "< 120 MiB", resident < 120)
+    report.most("idle server: processor time a minute", each, "s", 0.3)
+    report.most("idle server: memory", resident, "MiB", 120)
 
 
 def cpu_of(pid: int) -> float:
@@ -316,7 +300,6 @@ PARTS: Sequence[Callable[[Bench, Report], Any]] = (rest, due_together, schedules
 async def main() -> None:
     """Measure everything, print the table."""
     report = Report()
-    print(f"{'what':<58} {'found':>26}   {'budget':<22} ")
     async with server() as bench:
         for part in PARTS:
             await quiet(bench)
