@@ -187,7 +187,8 @@ class Dispatcher:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Turn the store's events into calls, for ever."""
-        with self._store.events.listen(RunEvent, QueueEvent, WorkerEvent) as batches, self._foreseeing():
+        topics = State.QUEUED, State.CANCELLING, QueueEvent, WorkerEvent
+        with self._store.events.listen(*topics) as batches, self._foreseeing():
             await self._look_around()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._recheck)

@@ -17,6 +17,7 @@ from ..errors import StoreError, StoreUnavailable
 from .endpoint import Endpoint
 from .link import Link
 from .replies import INCOMPLETE, error_kind, new_reader, pack
+from .stream import DirectStream
 
 __all__ = ["Dialer", "dial"]
 
@@ -127,12 +128,12 @@ async def _open(endpoint: Endpoint) -> trio.abc.Stream:
 
 async def _connect(endpoint: Endpoint) -> trio.abc.Stream:
     if endpoint.path:
-        return await trio.open_unix_socket(endpoint.path)
+        return DirectStream(await trio.open_unix_socket(endpoint.path))
     stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
     # TCP_NODELAY is Trio's default. Keepalive finds a dead host while no call is waiting.
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if endpoint.tls is None:
-        return stream
+        return DirectStream(stream)
     # Redis closes without TLS's own goodbye, as HTTPS servers do.
     return trio.SSLStream(stream, endpoint.tls, server_hostname=endpoint.host, https_compatible=True)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from ..errors import StoreError
-from ..model.events import Event, parse_event
+from ..model.events import Event, RunEvent, parse_event
 from .connection import Connection
 from .keys import Keys
 from .pubsub import Message, PubSub, Subscription
@@ -17,6 +17,9 @@ from .pubsub import Message, PubSub, Subscription
 __all__ = ["Batch", "EventHub", "Listener", "entry_order"]
 
 _BUFFER = 1000
+
+Topic = type[Event] | str
+"""A kind of events; of runs, the state that they have entered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +37,15 @@ class Batch:
 class Listener:
     """Receives batches in order; a slow one gets a gap instead of an unbounded queue."""
 
-    def __init__(self, kinds: frozenset[type]) -> None:
-        """`kinds` of events are of interest; none means all. Others wake nobody: most are of runs, many a second."""
-        self._kinds = kinds
+    def __init__(self, topics: frozenset[Topic]) -> None:
+        """`topics` are of interest; none means all. Others wake nobody: most are of runs, many a second."""
+        self._topics = topics
         self._send, self._receive = trio.open_memory_channel[Batch](_BUFFER)
         self._overflowed = False
 
-    def wants(self, batch: Batch, kinds: set[type]) -> bool:
-        """Whether a batch with events of these kinds is of interest."""
-        return batch.gap or self._overflowed or not self._kinds or not self._kinds.isdisjoint(kinds)
+    def wants(self, batch: Batch, topics: set[Topic]) -> bool:
+        """Whether a batch with events on these topics is of interest."""
+        return batch.gap or self._overflowed or not self._topics or not self._topics.isdisjoint(topics)
 
     def offer(self, batch: Batch) -> None:
         """Queue a batch, or note that one was dropped."""
@@ -81,9 +84,9 @@ class EventHub:
         self.last_id = "0-0"
 
     @contextmanager
-    def listen(self, *kinds: type[Event]) -> Iterator[Listener]:
-        """A listener that gets everything from now on, or the batches that hold an event of these kinds; and gaps."""
-        listener = Listener(frozenset(kinds))
+    def listen(self, *topics: Topic) -> Iterator[Listener]:
+        """A listener that gets everything from now on, or the batches that hold an event on a topic; and gaps."""
+        listener = Listener(frozenset(topics))
         self._listeners.add(listener)
         try:
             yield listener
@@ -115,9 +118,9 @@ class EventHub:
 
     def _deliver(self, batch: Batch) -> None:
         self.last_id = batch.id
-        kinds: set[type] = {type(event) for event in batch.events}
+        topics: set[Topic] = {event.state if type(event) is RunEvent else type(event) for event in batch.events}
         for listener in self._listeners:
-            if listener.wants(batch, kinds):
+            if listener.wants(batch, topics):
                 listener.offer(batch)
 
     async def newest_id(self) -> str:

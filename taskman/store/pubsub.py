@@ -65,11 +65,13 @@ class Subscription:
         Raises: StoreUnavailable when the connection was closed for good, StoreError when Redis has
         taken away the permission for a channel; messages that came before are delivered first.
         """
-        await trio.lowlevel.checkpoint()
+        if self._buffer:
+            await trio.lowlevel.checkpoint()
         while not self._buffer:
             if self._failure is not None:
                 raise type(self._failure)(str(self._failure))
             if self._ended:
+                await trio.lowlevel.checkpoint()
                 raise StopAsyncIteration
             await self._readers.park()
         return self._buffer.popleft()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -116,6 +117,7 @@ class Connection:
         self._reading = trio.CancelScope()
         self._deadline = trio.current_time() + self._limits.head_s
         self._idle = self._lingering = False
+        self._credit = _PIECE
 
     async def run(self) -> None:
         """Serve until either side ends it. Cancellation: at once; an answer under way is cut by a reset."""
@@ -175,6 +177,10 @@ class Connection:
         # Never shielded. Half an answer leaves a stream of bytes that nobody can make sense of: hence the resets.
         if self._lingering:
             return await trio.lowlevel.checkpoint()
+        data = self._write_at_once(data)
+        if not data:
+            return None
+        self._credit = _PIECE
         try:
             async with self._writing:
                 for start in range(0, len(data), _PIECE):
@@ -188,6 +194,19 @@ class Connection:
         except trio.Cancelled:
             self._reset()
             raise
+
+    def _write_at_once(self, data: bytes) -> bytes:
+        """Hand to the kernel what it takes without a turn of the event loop; what is left to be written.
+
+        Now and then that is all of it: an app that writes without end to a fast client must let others have a turn.
+        """
+        self._credit -= len(data)
+        if self._credit < 0 or self._writing.locked():
+            return data
+        try:
+            return data[os.write(self._stream.socket.fileno(), data) :]
+        except OSError:  # to wait for its buffer, or to be told that it is gone
+            return data
 
     def _hang_up(self) -> None:
         if self._protocol.answer_is_cut:
@@ -362,7 +381,10 @@ class _Mailbox:
             self.close()
         else:
             with suppress(trio.ClosedResourceError):  # the app has ended without reading everything
-                await self._put.send(message)
+                try:
+                    self._put.send_nowait(message)
+                except trio.WouldBlock:
+                    await self._put.send(message)
 
     async def receive(self) -> Message:
         try:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import socket
 import struct
 from contextlib import asynccontextmanager, suppress
@@ -533,3 +534,27 @@ def test_collector_is_settled_after_start():
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+async def test_an_app_that_writes_without_end_lets_others_have_their_turn(monkeypatch):
+    turns = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        server.nursery.start_soon(note)
+        for _ in range(200):
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+        turns.append("written")
+
+    async def note():
+        turns.append("other")
+
+    async with running(app) as server:
+        stream = await server.connect()
+        monkeypatch.setattr(os, "write", lambda fd, data: len(data))  # a client that is faster than we are
+        await stream.send_all(get("/").encode())
+        while "written" not in turns:
+            await trio.sleep(0.01)
+    assert turns == ["other", "written"]
