@@ -19,6 +19,8 @@ from .place import place_of
 from .transport import Talk, Wire
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from _typeshed import StrPath
 
 __all__ = ["AsyncClient", "Items"]
@@ -198,9 +200,9 @@ class AsyncClient:
         """See Client.ledger."""
         return self._tell(dialogue.items(self._contact, f"/tasks/{segment(name)}/ledger", filters))
 
-    async def skip_next(self, name: str, schedule: int | None = None) -> Document:
+    async def skip_next(self, name: str, schedule: int | None = None, at: datetime | str | None = None) -> Document:
         """See Client.skip_next."""
-        body = {} if schedule is None else {"schedule": schedule}
+        body = {name: value for name, value in (("schedule", schedule), ("at", at)) if value is not None}
         return cast(Document, await self.request("POST", f"/tasks/{segment(name)}/skip", body))
 
     async def backfill(self, name: str, since: str, to: str, *, dry_run: bool = False) -> Document:

@@ -15,6 +15,8 @@ from .place import place_of
 from .transport import Talk, Wire
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import httpx2
     from _typeshed import StrPath
 
@@ -221,9 +223,12 @@ class Client:
         """What became of each due instant of a task, newest first, page by page. Raises NotFound."""
         return self._tell(dialogue.items(self._contact, f"/tasks/{segment(name)}/ledger", filters))
 
-    def skip_next(self, name: str, schedule: int | None = None) -> Document:
-        """Let the next due instant of a task pass: `{skipped, schedule, next_at}`. Raises Conflict."""
-        body = {} if schedule is None else {"schedule": schedule}
+    def skip_next(self, name: str, schedule: int | None = None, at: datetime | str | None = None) -> Document:
+        """Let the next due instant of a task pass: `{skipped, schedule, next_at}`; only `at`, if that is given.
+
+        Raises: Conflict when nothing is due, or something else than `at` is.
+        """
+        body = {name: value for name, value in (("schedule", schedule), ("at", at)) if value is not None}
         return cast(Document, self.request("POST", f"/tasks/{segment(name)}/skip", body))
 
     def backfill(self, name: str, since: str, to: str, *, dry_run: bool = False) -> Document:

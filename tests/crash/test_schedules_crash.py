@@ -1,4 +1,4 @@
-"""A hundred schedules of every second, and several servers that are killed at random: each instant has one outcome."""
+"""Schedules by the hundred, due every second, and servers that are killed at random: each instant has one outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from crash.evidence import PREFIX, LedgerLine, read_ledger
 from crash.scene import RedisServer, free_port
 from harness import Server, eventually
 
-SERVERS, TASKS = 3, 100
+SERVERS = 3
 SECONDS = int(os.environ.get("TASKMAN_TEST_SCHEDULES_SECONDS", "60"))
 MINUTES = float(os.environ.get("TASKMAN_TEST_SOAK_MINUTES", "30"))
 KEPT_S = 900  # the ledger and the runs of a task are kept no longer
@@ -24,7 +24,7 @@ KEPT_S = 900  # the ledger and the runs of a task are kept no longer
 class Firing:
     """Servers without workers on one Redis, and tasks that are due every second."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tasks: int) -> None:
         self.redis = RedisServer(directory / "redis").start()
         environment = {"TASKMAN_REDIS_URL": self.redis.url, "TASKMAN_KEEP_RUNS": "0"}
         options = ("--workers", "0", "--port")
@@ -32,7 +32,7 @@ class Firing:
             Server(directory / f"data-{number}", *options, str(free_port()), environment=environment)
             for number in range(SERVERS)
         ]
-        self.names = [f"tick-{number:02}" for number in range(TASKS)]
+        self.names = [f"tick-{number:03}" for number in range(tasks)]
 
     def start(self) -> None:
         """Start all servers, and save the tasks on the first."""
@@ -113,8 +113,8 @@ def check(ledgers: dict[str, list[LedgerLine]], runs: Counter[str]) -> None:
 
 
 @pytest.fixture
-def firing(tmp_path: Path) -> Iterator[Firing]:
-    made = Firing(tmp_path)
+def firing(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Firing]:
+    made = Firing(tmp_path, tasks=200 if request.node.get_closest_marker("soak") else 100)
     yield made
     made.close()
 

@@ -192,6 +192,15 @@ async def test_the_rest_of_the_api(client: Any) -> None:
     assert "shell" in [one["name"] for one in (await client.request("GET", "/task-types"))["items"]]
 
 
+async def test_only_the_instant_that_was_meant_is_skipped(client: Any) -> None:
+    schedules = [{"every": "1h"}]
+    await client.create_task({"name": "hourly", "type": "shell", "params": shell("true"), "schedules": schedules})
+    due = datetime.fromisoformat((await client.next_of("hourly", 1))[0]["at"])
+    assert datetime.fromisoformat((await client.skip_next("hourly", at=due))["skipped"]) == due
+    with pytest.raises(Conflict):
+        await client.skip_next("hourly", 0, due)
+
+
 # tokens
 
 
