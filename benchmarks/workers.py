@@ -98,17 +98,17 @@ sys.path.insert(0, sys.argv[4])
 from engine import Noop
 from taskman.garbage import settle_garbage_collector
 from taskman.model.admission import Node
-from taskman.plugins import PluginRegistry
+from taskman.plugins import discover
 from taskman.runtime.dialing import Server
 from taskman.runtime.link_remote import RemoteLink
 from taskman.runtime.spool import Spool
 from taskman.runtime.worker import Worker
 
 async def main(url, token, slots):
-    registry = PluginRegistry(); registry.task_types["noop"] = Noop()
-    node = Node(id="bench-worker", types=frozenset({"noop"}), labels={}, slots=slots, running=0)
+    registry = discover(); registry.task_types["noop"] = Noop()
+    node = Node(id="bench-worker", types=frozenset(registry.task_types), labels={}, slots=slots, running=0)
     spool = Spool(Path(tempfile.mkdtemp()), 2**30)
-    link = RemoteLink(Server(url, token, "bench").dial, node, {"noop": ""}, spool)
+    link = RemoteLink(Server(url, token, "bench").dial, node, dict.fromkeys(registry.task_types, ""), spool)
     async with trio.open_nursery() as nursery:
         await nursery.start(link.run)
         await nursery.start(Worker(link, registry, slots).run)
@@ -209,6 +209,19 @@ async def latency(bench: Bench, worker: trio.Process, report: Report) -> None:
     report.most("submit to start over REST and WebSocket, idle: p99", p99, "ms", 10, "latency", limit)
 
 
+async def spawned(bench: Bench, report: Report, count: int = 2000) -> None:
+    """Shell runs of /bin/true through a remote worker with eight slots; each has its log and its journal."""
+    limit, done = await bench.machine.spawns(), (await bench.store.runs.count_by_state())[State.SUCCEEDED]
+    batch = specs(count, type="shell", params={"argv": ["/bin/true"]})
+    began = time.monotonic()
+    for first in range(0, count, 1000):
+        await bench.store.runs.submit(batch[first : first + 1000], by="bench")
+    await finished(bench.store, done + count)
+    rate, limit = count / (time.monotonic() - began), max(limit, await bench.machine.spawns())
+    report.rate("/bin/true as shell runs on a remote worker, 8 at once", rate, 1300, "spawns", limit)
+    report.note("  a bare loop of 8 threads in the same run", f"{limit:,.0f}/s ({rate / limit:.2f})")
+
+
 def resident() -> float:
     """Memory of this process in KiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
@@ -243,6 +256,9 @@ async def main() -> None:
         async with process(WORKER, bench.url, TOKEN, str(SLOTS), here) as worker:
             await trio.sleep(1)
             await latency(bench, worker, report)
+        async with process(WORKER, bench.url, TOKEN, "8", here):
+            await trio.sleep(1)
+            await spawned(bench, report)
         await crowd(bench, report)
 
 

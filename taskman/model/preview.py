@@ -21,14 +21,15 @@ _MOST_WARNINGS = 6
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What else there is: the task (for its jitter), how long it usually takes, and the schedules of other tasks.
+    """What else there is: the task (for its jitter), how long it usually takes, and the schedules of other tasks, each
+    with how many there are that are due as it is.
 
     `others_are_all`: whether no other schedule has been left out.
     """
 
     task: str | None = None
     usual_s: float | None = None
-    others: Sequence[Schedule] = ()
+    others: Sequence[tuple[Schedule, int]] = ()
     others_are_all: bool = True
 
 
@@ -99,7 +100,7 @@ def _run_notes(schedule: Schedule, at_ms: int, before: int | None, around: Surro
         notes.append(f"starts {format_duration(later / 1000)} later (jitter)")
     if around.usual_s and before is not None and at_ms - before < around.usual_s * 1000:
         notes.append(f"would overlap: usually takes {format_duration(around.usual_s)}")
-    if count := sum(one.next(at_ms - 1) == at_ms for one in around.others):
+    if count := sum(number for one, number in around.others if one.next(at_ms - 1) == at_ms):
         others = f"{count} other{'s' if count > 1 else ''}"
         notes.append(f"collides with {others if around.others_are_all else f'at least {others}'}")
     return notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from statistics import median
@@ -23,8 +23,12 @@ from .services import Services
 
 __all__ = ["Entry", "next_of", "preview_of", "surroundings", "timetable"]
 
-# as many tasks are looked at for collisions, and as many runs for the usual length
-_NEIGHBOURS, _RUNS = 200, 20
+# As many tasks are looked at for collisions, some at a time, and as many runs for the usual length.
+_NEIGHBOURS, _PAGE, _RUNS = 2000, 200, 20
+# Of schedules that are due at the same instants one is asked, for all of them: these tell nothing about instants.
+_NO_MATTER = frozenset({"params", "max_runs", "jitter", "catchup", "catchup_window", "catchup_max"})
+# So many different ones are asked at most: each costs some 10 µs for each instant that is shown.
+_DIFFERENT = 500
 _YEARS = range(1970, 2200)
 
 
@@ -67,16 +71,22 @@ async def preview_of(services: Services, body: object) -> Preview:
 
 async def surroundings(services: Services, task: str | None = None) -> Surroundings:
     """What is around a schedule of that task, or of a new one: other schedules, and how long the task usually takes."""
-    tasks, more = await services.store.tasks.page(_NEIGHBOURS)
-    others = [
-        schedule
-        for one in tasks
-        if one.name != task and one.definition.enabled
-        for schedule in one.definition.schedules
-        if schedule.is_timed
-    ]
+    others: dict[str, tuple[Schedule, int]] = {}
+    cursor, looked_at = None, 0
+    while looked_at < _NEIGHBOURS and len(others) < _DIFFERENT:
+        tasks, cursor = await services.store.tasks.page(_PAGE, cursor)
+        looked_at += len(tasks)
+        for schedule in _timed(one for one in tasks if one.name != task and one.definition.enabled):
+            key = schedule.model_dump_json(exclude=set(_NO_MATTER))
+            others[key] = schedule, others.get(key, (schedule, 0))[1] + 1
+        if cursor is None:
+            break
     usual_s = None if task is None else await _usual_s(services, task)
-    return Surroundings(task, usual_s, others, more is None)
+    return Surroundings(task, usual_s, list(others.values()), cursor is None)
+
+
+def _timed(tasks: Iterable[Task]) -> Iterator[Schedule]:
+    return (schedule for one in tasks for schedule in one.definition.schedules if schedule.is_timed)
 
 
 async def _usual_s(services: Services, task: str) -> float | None:

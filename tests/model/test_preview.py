@@ -171,14 +171,14 @@ def test_what_will_be_skipped_is_shown_as_such() -> None:
 
 def test_what_is_around_is_noted() -> None:
     others = [
-        schedule(cron="0 * * * *"),
-        schedule(every="1h", anchor="2026-11-23T00:30Z"),
-        schedule(at="2026-11-23T13:00Z"),
+        (schedule(cron="0 * * * *"), 1),
+        (schedule(every="1h", anchor="2026-11-23T00:30Z"), 1),
+        (schedule(at="2026-11-23T13:00Z"), 4),
     ]
     around = Surroundings(task="nightly", usual_s=2400, others=others)
     items = told(count=2, around=around, cron="*/30 * * * *").items
     assert items[0].notes == ("collides with 1 other",)
-    assert items[1].notes == ("would overlap: usually takes 40 min", "collides with 2 others")
+    assert items[1].notes == ("would overlap: usually takes 40 min", "collides with 5 others")
     some = Surroundings(others=others[:1], others_are_all=False)
     assert told(count=2, around=some, cron="0 * * * *").items[0].notes == ("collides with at least 1 other",)
 

@@ -21,7 +21,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def api(site: Server) -> Iterator[httpx2.Client]:
     with site.client() as client:
         yield client
-        for task in client.get("/tasks").json()["items"]:
+        for task in client.get("/tasks", params={"limit": 1000}).json()["items"]:
             client.delete(f"/tasks/{task['name']}")
 
 
@@ -98,6 +98,14 @@ def test_the_next_due_instants_of_a_task_come_from_all_its_schedules(api: httpx2
     assert items == sorted(items, key=lambda one: str(one["at"]))
     everything = api.get("/tasks/mixed/next", params={"n": 100}).json()["items"]
     assert len(everything) == 100
+
+
+def test_collisions_are_counted_among_hundreds_of_tasks(api: httpx2.Client) -> None:
+    for number in range(230):
+        save(api, f"midnight-{number}", {"cron": "0 0 * * *", "timezone": "UTC", "params": {"command": f"{number}"}})
+    save(api, "noon", {"cron": "0 12 * * *", "timezone": "UTC"})
+    told = api.post("/schedules/preview", json={"cron": "0 */12 * * *", "timezone": "UTC", "n": 2}).json()
+    assert sorted(one["notes"] for one in told["items"]) == [["collides with 1 other"], ["collides with 230 others"]]
     assert api.get("/tasks/nixed/next").status_code == 404
     assert api.get("/tasks/mixed/next", params={"n": 0}).status_code == 422
 
