@@ -79,7 +79,7 @@ def test_a_backfill_is_counted_looked_at_and_made(pages: Pages, api: httpx2.Clie
     pages.press("#counted .primary")
     assert pages.path == "/tasks/filled"
     assert pages.text(".notice") == "2 runs made."
-    pages.until(lambda: len(pages.all(".list.runs .succeeded")) == 2, "they run")
+    pages.until(lambda: len(pages.all(".list.runs .succeeded")) >= 2, "they run")  # and one more on the hour
 
 
 def test_a_wrong_time_is_told_at_its_field_which_has_the_focus(pages: Pages, api: httpx2.Client) -> None:

@@ -35,7 +35,7 @@ OBEDIENT = 'trap "echo ended; exit 0" TERM; echo ready; while :; do sleep 0.05; 
 # Leaves its mark, and goes when it is told to; the next attempt ends by itself.
 LASTING = "echo $TASKMAN_ATTEMPT >> {0}; [ $TASKMAN_ATTEMPT -gt 1 ] || exec sleep 60"
 PROGRAM = Path(__file__).parent.parent / "lone_worker.py"
-STOP_S, KILL_S, LOST_S = 1.0, 2.0, 3.0
+STOP_S, KILL_S, LOST_S = 1.0, 3.0, 4.0
 pytestmark = looks_in_proc
 
 
