@@ -8,6 +8,7 @@ pattern, the module's source must mark just that name before it is imported.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import importlib
 import pkgutil
@@ -22,8 +23,10 @@ from typing import Any
 __all__ = ["Refused", "find"]
 
 MARK = "__taskman_task__"
-# Two threads that drop the importer of the same path at once: one of them gets a KeyError (CPython 3.11 to 3.13).
+# Two threads that drop the importer of the same path at once: one of them gets a KeyError (CPython 3.11 to 3.13). Two
+# that parse at once: SystemError, as they count their depth in one place (gh-106905; mended within 3.11 and 3.12).
 _one_at_a_time = threading.Lock()
+_PARSE_ATTEMPTS = 5  # the threads of others, such as of what a run has imported, know nothing of our lock
 
 
 class Refused(Exception):
@@ -71,11 +74,18 @@ def _require_mark(module: str, path: str) -> None:
         raise _missing(module)
     read = getattr(spec.loader, "get_source", None)
     try:
-        marked = set(_marked(ast.parse(read(module) or ""))) if read else set()
+        marked = set(_marked(_parse(read(module) or ""))) if read else set()
     except (SyntaxError, ValueError, ImportError) as error:
         raise Refused(f"the source of '{module}' cannot be read: {error}") from None
     if path not in marked:
         raise _not_allowed(f"{module}:{path}", _nearest(path, marked))
+
+
+def _parse(source: str) -> ast.Module:
+    for _ in range(_PARSE_ATTEMPTS):
+        with contextlib.suppress(SystemError), _one_at_a_time:
+            return ast.parse(source)
+    return ast.parse(source)
 
 
 def _marked(tree: ast.Module) -> Iterator[str]:

@@ -152,8 +152,9 @@ async def test_all_that_an_async_function_prints_and_logs_is_its_log(
 async def test_async_functions_at_the_same_time_keep_their_logs_apart(caller: Any) -> None:
     runs = [await caller.submit("speaks_in_turns", str(number), 50) for number in range(5)]
     for number, run_id in enumerate(runs):
-        await caller.until(run_id)
-        assert (await caller.log(run_id))["out"] == "".join(f"{number} {turn}\n" for turn in range(50))
+        run, log = await caller.until(run_id), await caller.log(run_id)
+        assert (run.state, log["err"]) == ("succeeded", "")
+        assert log["out"] == "".join(f"{number} {turn}\n" for turn in range(50))
 
 
 async def test_what_the_worker_itself_prints_goes_where_it_went(

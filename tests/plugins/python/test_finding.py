@@ -160,3 +160,38 @@ def test_functions_can_be_looked_for_in_many_threads_at_once(
     for thread in threads:
         thread.join()
     assert len(found) == 8
+
+
+def test_their_sources_can_be_read_in_many_threads_at_once(write: Callable[[str, str], None]) -> None:
+    write("tm_wide.py", "from taskman import task\n" + 50 * "\n\n@task\ndef hello():\n    return [1, {2: (3, 4)}]\n")
+    failures: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            for _ in range(20):
+                find("tm_wide:hello", [])
+                cycle: list[object] = []
+                cycle.append(Finalized(cycle))  # a collection amid the parsing runs it, and lets other threads run
+        except BaseException as error:
+            failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=look) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
+
+
+class Finalized:
+    def __init__(self, holder: object) -> None:
+        self.holder = holder
+
+    def __del__(self) -> None:
+        for _ in range(3):
+            time.sleep(0)
