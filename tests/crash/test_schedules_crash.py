@@ -16,7 +16,7 @@ from crash.scene import RedisServer, free_port
 from harness import Server, eventually
 
 SERVERS = 3
-SECONDS = int(os.environ.get("TASKMAN_TEST_SCHEDULES_SECONDS", "60"))
+SECONDS = int(os.environ.get("TASKMAN_TEST_SCHEDULES_SECONDS", "40"))
 MINUTES = float(os.environ.get("TASKMAN_TEST_SOAK_MINUTES", "30"))
 KEPT_S = 900  # the ledger and the runs of a task are kept no longer
 
