@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ __all__ = [
     "RunEvent",
     "TaskEvent",
     "TokenEvent",
+    "Topic",
     "WorkerEvent",
     "parse_event",
+    "topics_of",
 ]
 
 
@@ -78,6 +81,25 @@ class WorkerEvent:
 
 
 Event = RunEvent | TaskEvent | DueEvent | PlaceEvent | QueueEvent | TokenEvent | WorkerEvent
+
+Topic = type[Event] | str
+"""A kind of events; of runs, the state that they have entered."""
+
+_KINDS: dict[str, Topic] = {
+    "task": TaskEvent,
+    "due": DueEvent,
+    "place": PlaceEvent,
+    "queue": QueueEvent,
+    "token": TokenEvent,
+    "worker": WorkerEvent,
+}
+_TOPIC = re.compile(r"^(?:run \S+ (\S+)|(\S+)) ", re.MULTILINE)
+
+
+def topics_of(lines: str) -> set[Topic]:
+    """What lines are about, at a fraction of the cost of reading them."""
+    found = set(_TOPIC.findall(lines))
+    return {state or _KINDS.get(kind, kind) for state, kind in found}
 
 
 def parse_event(line: str) -> Event | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import fields, replace
 from pydantic_core import from_json, to_json
 
 from ..errors import Fault, InvalidInput
@@ -31,28 +33,30 @@ DEFAULT_MAX_LOST = 3
 DEFAULT_LOST_GRACE_S = 20.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSpec:
-    """The frozen copy of what to execute. Times are seconds, `fire_time_ms` is epoch ms."""
+class RunSpec(Struct, frozen=True, kw_only=True, gc=False):
+    """The frozen copy of what to execute. Times are seconds, `fire_time_ms` is epoch ms.
+
+    A Struct: made in a tenth of the time of a dataclass, twice for every run. JSON has no cycles to be collected.
+    """
 
     type: str
     params: dict[str, Any]
     task: str | None = None
     queue: str = "default"
     priority: int = 0
-    requires: dict[str, str] = field(default_factory=dict)
+    requires: dict[str, str] = {}
     timeout_s: float | None = None
     grace_s: float = DEFAULT_GRACE_S
     idle_timeout_s: float | None = None
     start_deadline_s: float | None = None
     deadline_s: float | None = None
-    retry: dict[str, Any] = field(default_factory=dict)
+    retry: dict[str, Any] = {}
     max_lost: int = DEFAULT_MAX_LOST
     lost_grace_s: float = DEFAULT_LOST_GRACE_S
-    permits: dict[str, int] = field(default_factory=dict)
+    permits: dict[str, int] = {}
     group: str | None = None
     unique: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = {}
     trigger: str = "api"
     parent: str | None = None
     fire_time_ms: int | None = None
@@ -111,13 +115,16 @@ class RunSpec:
     def to_document(self) -> bytes:
         """Compact JSON; fields at their default are left out."""
         values = zip(_SPEC_FIELDS, _all_fields(self), _SPEC_DEFAULTS, strict=True)
-        return to_json({name: value for name, value, default in values if value != default}, inf_nan_mode="constants")
+        told = {name: value for name, value, default in values if value is not default and value != default}
+        return to_json(told, inf_nan_mode="constants")
 
     @classmethod
     def from_document(cls, document: bytes) -> RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
         values = from_json(document)
-        return cls(**{name: value for name, value in values.items() if name in _SPEC_FIELDS})
+        if not values.keys() <= _SPEC_NAMES:
+            values = {name: value for name, value in values.items() if name in _SPEC_NAMES}
+        return cls(**values)
 
 
 def check_sizes(params: Mapping[str, Any], env: Mapping[str, str], place: Place = "any") -> None:
@@ -138,11 +145,11 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-_SPEC_FIELDS = tuple(RunSpec.__dataclass_fields__)
-_SPEC_DEFAULTS = [  # MISSING equals nothing
-    one.default_factory() if one.default_factory is not MISSING else one.default
-    for one in RunSpec.__dataclass_fields__.values()
+_SPEC_FIELDS = RunSpec.__struct_fields__
+_SPEC_DEFAULTS = [  # NODEFAULT equals nothing
+    one.default_factory() if one.default_factory is not NODEFAULT else one.default for one in fields(RunSpec)
 ]
+_SPEC_NAMES = frozenset(_SPEC_FIELDS)
 _all_fields = attrgetter(*_SPEC_FIELDS)
 
 

@@ -101,8 +101,9 @@ class LocalLink:
 
     async def claim(self, limit: int) -> Claim:
         """See Link. Asks when the dispatcher calls, or has called; takes nothing while the worker is draining."""
-        await self._seated.wait()
-        assert self._seat is not None
+        if self._seat is None:
+            await self._seated.wait()
+            assert self._seat is not None
         with self._seat.waiting(limit):
             while True:
                 await self._seat.ready()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..model.retry import RetryPolicy
 from ..store.runs import Assignment, Outcome, Runs
@@ -13,8 +15,7 @@ from ..store.runs import Assignment, Outcome, Runs
 __all__ = ["Standing", "judge"]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What must be known of an attempt when it fails: its policy, and how often the run has failed before.
 
     `retry` None: it was claimed through another server, and the store is asked when it matters.

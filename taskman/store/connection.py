@@ -52,15 +52,16 @@ class Connection:
         """The address without the password."""
         return self._dialer.endpoint.describe()
 
-    async def execute(self, *args: Argument) -> Any:
+    async def execute(self, *args: Argument, at_once: bool = False) -> Any:
         """Run one command and return its raw reply: bytes, int, list or None.
 
+        `at_once`: it leaves before anything else runs here, and with it what had gathered to leave.
         Cancellation: before the command was handed over, nothing happens; after that, its reply is
         discarded and whether it took effect is unknown. The connection is never affected.
         Raises: StoreUnavailable when there is no link, or it is lost before the reply came (outcome
         unknown), or Redis is not ready; StoreError for every other error reply.
         """
-        reply = (await self._call(pack(args), 1))[0]
+        reply = (await self._call(pack(args), 1, at_once=at_once))[0]
         if isinstance(reply, StoreError):
             raise reply
         return reply
@@ -76,26 +77,31 @@ class Connection:
             return []
         return await self._call(b"".join([pack(tuple(command)) for command in commands]), len(commands))
 
-    async def script(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
+    async def script(
+        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], *, at_once: bool = False
+    ) -> Any:
         """Run a Lua script by its digest, and with its text when Redis does not have it (any more).
 
+        `at_once`: as for `execute`.
         Cancellation: as for `execute`; a script runs wholly or not at all.
         Raises: as `execute`. The text is sent only after NOSCRIPT, when the script surely did not run.
         """
         try:
-            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args)
+            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args, at_once=at_once)
         except StoreError as error:
             if error_kind(error) != "NOSCRIPT":
                 raise
         return await self.execute("EVAL", script.source, len(keys), *keys, *args)
 
-    async def _call(self, packed: bytes, count: int) -> list[Any]:
+    async def _call(self, packed: bytes, count: int, *, at_once: bool = False) -> list[Any]:
         await trio.lowlevel.checkpoint_if_cancelled()
         link = self._link
         if link is None or link.lost is not None:
             await trio.lowlevel.checkpoint()  # a caller that tries again at once must not hog the event loop
             raise StoreUnavailable(self._dialer.trouble)
         call = link.submit(packed, count)
+        if at_once:
+            link.send_now()
         await trio.lowlevel.wait_task_rescheduled(call.abandon)
         if call.failure is not None:
             raise StoreUnavailable(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import trio
 
 from ..errors import StoreError
-from ..model.events import Event, RunEvent, parse_event
+from ..model.events import Event, Topic, parse_event, topics_of
 from .connection import Connection
 from .keys import Keys
 from .pubsub import Message, PubSub, Subscription
@@ -18,20 +17,35 @@ __all__ = ["Batch", "EventHub", "Listener", "entry_order"]
 
 _BUFFER = 1000
 
-Topic = type[Event] | str
-"""A kind of events; of runs, the state that they have entered."""
 
-
-@dataclass(frozen=True, slots=True)
 class Batch:
-    """What one change in the store announced. `id` is the stream id to resume after.
+    """What one change in the store announced, line by line. `id` is the stream id to resume after.
 
     `gap`: events before this batch may have been missed, and whoever keeps state must read it afresh.
     """
 
-    id: str
-    events: tuple[Event, ...]
-    gap: bool = False
+    __slots__ = ("_events", "_lines", "gap", "id")
+
+    def __init__(self, id: str, lines: str = "", *, gap: bool = False) -> None:
+        self.id, self.gap, self._lines = id, gap, lines
+        self._events: tuple[Event, ...] | None = None
+
+    @property
+    def topics(self) -> set[Topic]:
+        """What its events are about."""
+        return topics_of(self._lines)
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Read when somebody asks: of most batches nobody wants to know more than the topics."""
+        if self._events is None:
+            parsed = map(parse_event, self._lines.split("\n"))
+            self._events = tuple(event for event in parsed if event is not None)
+        return self._events
+
+    def after_gap(self) -> Batch:
+        """The same for somebody who has missed what came before it."""
+        return Batch(self.id, self._lines, gap=True)
 
 
 class Listener:
@@ -50,7 +64,7 @@ class Listener:
     def offer(self, batch: Batch) -> None:
         """Queue a batch, or note that one was dropped."""
         if self._overflowed:
-            batch = Batch(batch.id, batch.events, gap=True)
+            batch = batch.after_gap()
         try:
             self._send.send_nowait(batch)
             self._overflowed = False
@@ -104,7 +118,7 @@ class EventHub:
         async for message in subscription:
             if isinstance(message, Message):
                 entry_id, _, body = message.payload.decode().partition("\n")
-                self._deliver(_batch(entry_id, body))
+                self._deliver(Batch(entry_id, body))
             else:
                 await self._catch_up()
 
@@ -114,11 +128,11 @@ class EventHub:
             newest = await self.newest_id()
         except StoreError:
             return  # the next reconnection brings another gap
-        self._deliver(Batch(newest, (), gap=True))
+        self._deliver(Batch(newest, gap=True))
 
     def _deliver(self, batch: Batch) -> None:
         self.last_id = batch.id
-        topics: set[Topic] = {event.state if type(event) is RunEvent else type(event) for event in batch.events}
+        topics = batch.topics
         for listener in self._listeners:
             if listener.wants(batch, topics):
                 listener.offer(batch)
@@ -138,15 +152,10 @@ class EventHub:
     async def backlog(self, last_id: str, limit: int) -> list[Batch]:
         """What is still known of the batches after `last_id`, at most `limit`."""
         reply = await self._connection.execute("XRANGE", self._keys.events, f"({last_id}", "+", "COUNT", limit)
-        return [_batch(entry_id.decode(), fields[1].decode()) for entry_id, fields in reply]
+        return [Batch(entry_id.decode(), fields[1].decode()) for entry_id, fields in reply]
 
 
 def entry_order(entry_id: str) -> tuple[int, int]:
     """What ids of the stream are compared by."""
     at, _, seq = entry_id.partition("-")
     return int(at), int(seq or 0)
-
-
-def _batch(entry_id: str, body: str) -> Batch:
-    parsed = (parse_event(line) for line in body.split("\n"))
-    return Batch(entry_id, tuple(event for event in parsed if event is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,6 +11,7 @@ import hiredis
 import trio
 
 from .replies import INCOMPLETE, new_reader
+from .stream import DirectStream
 
 __all__ = ["Link"]
 
@@ -42,6 +44,7 @@ class Link(ABC):
         self._silence_s = silence_s
         self._quiet_since = trio.current_time()
         self._outgoing: list[bytes] = []
+        self._is_writing = False
         self._idle_writer: trio.lowlevel.Task | None = None
 
     async def run(self) -> None:
@@ -65,6 +68,15 @@ class Link(ABC):
         if self._idle_writer is not None:
             trio.lowlevel.reschedule(self._idle_writer)
             self._idle_writer = None
+
+    def send_now(self) -> None:
+        """Write what has gathered at once, as far as the socket takes it: the writer comes behind all that can run."""
+        if self._is_writing or not self._outgoing or not isinstance(self._stream, DirectStream):
+            return
+        data = b"".join(self._outgoing)
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # the writer finds that, too
+            data = data[self._stream.send_now(data) :]
+        self._outgoing[:] = [data] if data else []
 
     @abstractmethod
     def _deliver(self, reply: Any) -> None:
@@ -104,7 +116,9 @@ class Link(ABC):
                 await trio.lowlevel.wait_task_rescheduled(self._stop_writing)
             data = b"".join(self._outgoing)
             self._outgoing.clear()
+            self._is_writing = True
             await self._stream.send_all(data)
+            self._is_writing = False
 
     def _stop_writing(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
         self._idle_writer = None

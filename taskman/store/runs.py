@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 from urllib.parse import quote
 
+from msgspec import Struct
+
 from ..errors import Conflict, NotFound
 from ..model.ids import is_run_id
 from ..model.progress import Progress
@@ -23,8 +25,7 @@ from .scripts import load_script
 __all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """A run to create; `due_ms` 0 means at once.
 
     `idempotency`: digests of the key and of the body. `on_conflict`: what a taken unique key leads to, reject or
@@ -69,8 +70,7 @@ class Receipt:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """A run that a worker has claimed, with the number of the fresh attempt."""
 
     run_id: str
@@ -79,8 +79,7 @@ class Assignment:
     failures: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How an attempt ended: succeeded, failed, cancelled, retry, released or lost.
 
     `wait_s` is the time until the next attempt, for retry. A worker does not say retry: what a failure leads to is
@@ -120,8 +119,9 @@ class Runs:
         self.before_submit: set[Callable[[Sequence[Submission]], None]] = set()
         """Who is told of submissions that leave now: a command sent later over this connection finds them."""
 
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
-        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
+        keys = [self._keys.prefix]
+        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
 
     async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Receipt]:
         """Transition new runs to queued, to scheduled when they are due later, or to skipped when they overlap.
@@ -146,7 +146,8 @@ class Runs:
         Atomic. Order: priority with ageing, then submission. Empty when nothing is ready, or all of it is blocked.
         Units: leases end `lease_ms` from now. Source: lua/claim.lua.
         """
-        reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms)
+        # A busy worker goes on with what it claimed before: in that time Redis shall be at work already.
+        reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms, at_once=True)
         return [
             Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 3]), int(reply[i + 2]))
             for i in range(0, len(reply), 4)
@@ -163,7 +164,7 @@ class Runs:
             result = b"" if one.result is None else _dump(one.result)
             arguments += [one.run_id, one.attempt, one.outcome, one.reason or "-", result, one.error or ""]
             arguments.append(round(one.wait_s * 1000))
-        reply = await self._script("finish", worker, *arguments, now_ms=now_ms)
+        reply = await self._script("finish", worker, *arguments, now_ms=now_ms, at_once=True)
         return [state.decode() for state in reply]
 
     async def extend(

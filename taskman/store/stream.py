@@ -25,13 +25,17 @@ class DirectStream(trio.abc.Stream):
         Cancellation: a part may have been sent. Raises: BrokenResourceError, ClosedResourceError.
         """
         rest = memoryview(data)
-        while rest:
-            try:
-                rest = rest[os.write(self._open_fd(), rest) :]
-            except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._fd)
-            except OSError as error:
-                raise trio.BrokenResourceError from error
+        while rest := rest[self.send_now(rest) :]:
+            await trio.lowlevel.wait_writable(self._fd)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        """Send what the socket takes without waiting: so many bytes. Raises: as `send_all`."""
+        try:
+            return os.write(self._open_fd(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError from error
 
     async def wait_send_all_might_not_block(self) -> None:
         """See trio.abc.SendStream."""

@@ -48,7 +48,7 @@ class ChangeEvents:
         if last_id:
             found = await self._hub.since(last_id, _BACKLOG)
             gap = found is None or len(found) == _BACKLOG
-            self._backlog = [Batch(self._hub.last_id, (), gap=True)] if gap else list(found or [])
+            self._backlog = [Batch(self._hub.last_id, gap=True)] if gap else list(found or [])
         return self
 
     async def receive(self) -> bytes:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
+from functools import partial
 
 import pytest
+import redis
 import trio
 import trio.testing
 
@@ -70,6 +73,38 @@ async def test_commands_of_one_turn_leave_together(redis_url, connect):
 async def _reads(connection):
     statistics = (await connection.execute("INFO", "stats")).decode()
     return int(statistics.partition("total_reads_processed:")[2].split()[0])
+
+
+async def test_what_leaves_at_once_waits_for_no_other_task(redis_url, connect):
+    connection = await connect(redis_url)
+    with redis.Redis.from_url(redis_url) as other:
+        for number in range(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_hog_until_set, other, f"key {number}")
+                nursery.start_soon(connection.execute, "ECHO", "gathered")
+                await connection.execute("SET", f"key {number}", "value", at_once=True)
+
+
+async def _hog_until_set(other, key):
+    """Let nothing else run here: what is not on its way yet cannot leave."""
+    until = time.monotonic() + 5
+    while other.get(key) != b"value":
+        assert time.monotonic() < until
+
+
+async def test_what_leaves_at_once_keeps_its_place_and_may_be_large(redis_url, connect):
+    connection = await connect(redis_url)
+    large, answers = "x" * 20_000_000, []
+
+    async def ask(word, at_once):
+        answers.append((await connection.execute("ECHO", word, at_once=at_once))[:9].decode())
+
+    async with trio.open_nursery() as nursery:
+        for number in range(50):
+            nursery.start_soon(partial(ask, f"{number:09}" + large * (number == 20), at_once=bool(number % 3)))
+            if number % 10 == 0:
+                await trio.lowlevel.checkpoint()
+    assert sorted(answers) == [f"{number:09}" for number in range(50)]
 
 
 async def test_many_commands_keep_order_and_carry_errors(redis_url, connect):
