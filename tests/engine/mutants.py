@@ -54,7 +54,9 @@ MUTANTS = (
     Mutant("prelude", "call('PUBLISH', P .. 'run:' .. run.id .. ':log', 'end')", "", "log readers never end"),
     Mutant("prelude", "  call('PUBLISH', P .. 'events', id .. '\\n' .. body)\n", "", "nobody hears of events"),
     # Leases, losing and giving back
-    Mutant("prelude", "  call('ZREM', P .. 'leases', run.id)\n  if run.suspect", "  if run.suspect", "the lease stays"),
+    Mutant("prelude", "  in_slices('ZREM', P .. 'leases', unleased)\n", "", "the lease stays"),
+    Mutant("claim", "  take(found, chosen)\n", "", "running, and ready"),
+    Mutant("claim", "table.insert(taken[sig], found[n][1])", "taken[sig] = {found[n][1]}", "one alone leaves"),
     Mutant("prelude", "if run.suspect then call('HDEL', P .. 'run:' .. run.id, 'suspect') end", "",
            "the next attempt begins as suspect and is lost without a grace"),
     Mutant("prelude", "> max_lost then", ">= max_lost then", "one loss too few"),

@@ -22,6 +22,16 @@ local function heads(count)
   return found
 end
 
+local function take(found, count)
+  local taken = {}
+  for n = 1, count do
+    local sig = found[n][3]
+    taken[sig] = taken[sig] or {}
+    table.insert(taken[sig], found[n][1])
+  end
+  for sig, ids in pairs(taken) do in_slices('ZREM', P .. 'ready:' .. sig, ids) end
+end
+
 local reply, leases, looked = {}, {}, 0
 
 local function start(run, failures, spec)
@@ -52,13 +62,12 @@ while #leases / 2 < limit and looked < MOST_LOOKED_AT do
   local wanted = limit - #leases / 2
   local found = heads(wanted)
   if #found == 0 then break end
-  for n = 1, math.min(wanted, #found) do
-    call('ZREM', P .. 'ready:' .. found[n][3], found[n][1])
-    consider(found[n][1], text(found[n][2]))
-    looked = looked + 1
-  end
+  local chosen = math.min(wanted, #found)
+  take(found, chosen)
+  for n = 1, chosen do consider(found[n][1], text(found[n][2])) end
+  looked = looked + chosen
 end
 if looked >= MOST_LOOKED_AT then announce('queue', '-', 'claimed') end -- whoever is called next looks on from there
-if #leases > 0 then in_slices('ZADD', P .. 'leases', leases) end
+in_slices('ZADD', P .. 'leases', leases)
 flush()
 return reply

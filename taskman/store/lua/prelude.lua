@@ -202,9 +202,11 @@ local function unblock(permit)
   end
 end
 
--- The attempt is over, whatever comes next.
+-- The attempt is over, whatever comes next. Leases go at the end of the call, which gives no new ones to the same runs.
+local unleased = {}
+
 local function unlease(run)
-  call('ZREM', P .. 'leases', run.id)
+  unleased[#unleased + 1] = run.id
   if run.suspect then call('HDEL', P .. 'run:' .. run.id, 'suspect') end
   for permit in permits(run) do call('SREM', P .. 'permit:' .. permit, run.id) end
   pass_on(run)
@@ -435,6 +437,7 @@ local function flush()
   end
   for permit in pairs(freed) do unblock(permit) end
   wake_downstream()
+  in_slices('ZREM', P .. 'leases', unleased)
   local leaving, entering = {}, {}
   for id, ends in pairs(moves) do
     if ends.from then
