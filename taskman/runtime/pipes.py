@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import sys
@@ -17,24 +16,47 @@ READ_SIZE = 65_536
 
 
 class Pipes:
-    """The pipes of one tree: our ends, and those `handed` to the tree, which we close (`theirs`) once it has them."""
+    """The pipes of one tree: our ends, and those `handed` to the tree, to be closed here once it has them."""
 
-    def __init__(
-        self, ours: contextlib.ExitStack, *, with_stdin: bool = False, outputs: Sequence[int] | None = None
-    ) -> None:
-        """`outputs`: our ends of a tree that has its own already; else pipes are made."""
+    def __init__(self, *, with_stdin: bool = False, outputs: Sequence[int] = ()) -> None:
+        """`outputs`: our ends of a tree that has its own already, and not to be closed here; else pipes are made.
+
+        Raises: OSError when the system has no more of them.
+        """
         self.handed: list[int] = []
-        self.feeding = ours.enter_context(contextlib.ExitStack())
-        with contextlib.ExitStack() as theirs:
-            self.outputs = outputs or [self._open(ours, theirs, 0) for _ in range(2)]
-            self.readers = [Reader(name, fd) for name, fd in zip(("out", "err"), self.outputs, strict=True)]
-            self.stdin = self._open(self.feeding, theirs, 1) if with_stdin else None
-            self.theirs = theirs.pop_all()
+        self.outputs = list(outputs)
+        self.stdin: int | None = None
+        self._ours: list[int] = []
+        try:
+            while len(self.outputs) < 2:
+                self.outputs.append(self._open(0))
+            if with_stdin:
+                self.stdin = self._open(1)
+        except OSError:
+            self.close_handed()
+            self.close()
+            raise
+        self.readers = [Reader("out", self.outputs[0]), Reader("err", self.outputs[1])]
 
-    def _open(self, ours: contextlib.ExitStack, theirs: contextlib.ExitStack, our_end: int) -> int:
+    def close_handed(self) -> None:
+        """The tree has its ends, or will never have them."""
+        while self.handed:
+            os.close(self.handed.pop())
+
+    def close_stdin(self) -> None:
+        """The tree has all its input."""
+        if self.stdin is not None and self.stdin in self._ours:
+            self._ours.remove(self.stdin)
+            os.close(self.stdin)
+
+    def close(self) -> None:
+        """Close what is left of our ends."""
+        while self._ours:
+            os.close(self._ours.pop())
+
+    def _open(self, our_end: int) -> int:
         ends = os.pipe()
-        ours.callback(os.close, ends[our_end])
-        theirs.callback(os.close, ends[1 - our_end])
+        self._ours.append(ends[our_end])
         self.handed.append(ends[1 - our_end])
         os.set_blocking(ends[our_end], False)
         return ends[our_end]

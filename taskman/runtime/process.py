@@ -34,6 +34,7 @@ Output = Callable[[str, bytes], Awaitable[None]]
 SIGNAL_NAMES = {number.value: number.name for number in signal.Signals}
 STOP_MARGIN_S = 5.0  # beyond the grace: to kill, to reap, and to pass on the last output
 SHIM_EXIT_S = 5.0
+SHORT_S = 0.02  # of output that comes sooner, nobody minds that it is read so much later
 IDLE_SHIMS, IDLE_S = 4, 60.0  # so many are kept for ever, the others so long
 # A held tree may be told of leases so much too short: then many calls a second need few messages.
 LEASE_STEP_S = 1.0
@@ -105,28 +106,31 @@ class Processes:
         ShimLost; and what `output` raised, once the tree is ended as if cancelled.
         """
         lease = lease or _ENDLESS
-        with contextlib.ExitStack() as ours:
-            pipes = Pipes(ours, with_stdin=spec.stdin is not None)
+        pipes = Pipes(with_stdin=spec.stdin is not None)
+        try:
             told = lease.stop_at
-            with pipes.theirs:
-                shim = await self._start_tree(_spawn_request(spec, lease), pipes.handed)
+            shim = await self._start_tree(_spawn_request(spec, lease), pipes.handed)
+            pipes.close_handed()
             tree = _Tree(spec, shim, pipes, output)
             tree.description = describe
             if lease.stop_at > told:
                 tree.tell(lease)
             with lease.followed_by(tree.tell):
                 return await self._follow(tree, shim)
+        finally:
+            pipes.close_handed()
+            pipes.close()
 
     async def go_on(self, survivor: Survivor, spec: ProcessSpec, output: Output, lease: Lease) -> ProcessResult:
         """Go on with a tree that has outlived its worker, as if `execute` had started it with `spec`."""
-        with contextlib.ExitStack() as ours:
-            pipes = Pipes(ours, outputs=survivor.outputs)
-            ours.callback(survivor.close)
-            tree = _Tree(spec, survivor.shim, pipes, output)
-            tree.label = survivor.entry.label
-            tree.tell(lease)
+        tree = _Tree(spec, survivor.shim, Pipes(outputs=survivor.outputs), output)
+        tree.label = survivor.entry.label
+        tree.tell(lease)
+        try:
             with lease.followed_by(tree.tell):
                 return await self._follow(tree, survivor.shim)
+        finally:
+            survivor.close()
 
     async def hold(
         self,
@@ -254,14 +258,31 @@ class _Tree:
 
     async def follow(self) -> ProcessResult:
         """Pass on the output until the tree is gone; when cancelled, stop the tree and still do so."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_when_cancelled)
-            with self._patience:
-                await self._stream()
-            nursery.cancel_scope.cancel()
+        if not await self._was_short():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_when_cancelled)
+                with self._patience:
+                    await self._stream()
+                nursery.cancel_scope.cancel()
         if self._failure or not self._result:
             raise self._failure or ShimLost("The process tree could not be ended in time.")
         return self._result
+
+    async def _was_short(self) -> bool:
+        """Give it a moment: most of what ends in that time needs nobody who waits for its output. False: it goes on."""
+        if self._pipes is None or self._pipes.stdin is not None:
+            return False
+        try:
+            with trio.move_on_after(SHORT_S):
+                await self._wait_until_gone()
+            if self._gone:
+                await self._pass_on_rest(self._pipes.readers)
+        except trio.Cancelled:
+            await self.stop()
+            with self._patience:
+                await self._stream()
+            raise
+        return self._gone
 
     @contextlib.contextmanager
     def working_for(self, context: TaskContext) -> Iterator[None]:
@@ -337,12 +358,18 @@ class _Tree:
             if self._pipes and self._pipes.stdin is not None:
                 nursery.start_soon(self._feed, self._pipes, self._pipes.stdin, memoryview(self.spec.stdin or b""))
             await self._wait_until_gone()
-            self._gone = True
             self._feeding.cancel()
             for reader in readers:
                 reader.finish()
 
+    async def _pass_on_rest(self, readers: Sequence[Reader]) -> None:
+        for reader in readers:
+            reader.finish()
+            await self._pass_on(reader)
+
     async def _wait_until_gone(self) -> None:
+        if self._gone:
+            return
         try:
             _, status, cpu_s, max_rss_bytes, overdue = await self._shim.receive()
             self._shim.busy = False
@@ -354,6 +381,7 @@ class _Tree:
         except ShimLost as error:
             self._failure = error
             await trio.to_thread.run_sync(sweep, self.spec.env)
+        self._gone = True
 
     async def _pass_on(self, reader: Reader) -> None:
         while data := await reader.read():
@@ -366,12 +394,15 @@ class _Tree:
             await trio.lowlevel.checkpoint()  # the callback need not be one
 
     async def _feed(self, pipes: Pipes, fd: int, rest: memoryview) -> None:
-        with pipes.feeding, self._feeding, contextlib.suppress(BrokenPipeError):  # it may not want all
-            while rest:
-                try:
-                    rest = rest[os.write(fd, rest) :]
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(fd)
+        try:
+            with self._feeding, contextlib.suppress(BrokenPipeError):  # it may not want all
+                while rest:
+                    try:
+                        rest = rest[os.write(fd, rest) :]
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(fd)
+        finally:
+            pipes.close_stdin()
         self._is_fed = True
 
 

@@ -24,6 +24,10 @@ from .scripts import load_script
 
 __all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
 
+# A call about so many does not wait for others to leave with: while a busy worker goes on with what it has, Redis shall
+# be at work already.
+_MANY = 16
+
 
 class Submission(Struct, frozen=True):
     """A run to create; `due_ms` 0 means at once.
@@ -146,8 +150,8 @@ class Runs:
         Atomic. Order: priority with ageing, then submission. Empty when nothing is ready, or all of it is blocked.
         Units: leases end `lease_ms` from now. Source: lua/claim.lua.
         """
-        # A busy worker goes on with what it claimed before: in that time Redis shall be at work already.
-        reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms, at_once=True)
+        at_once = limit >= _MANY
+        reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms, at_once=at_once)
         return [
             Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 3]), int(reply[i + 2]))
             for i in range(0, len(reply), 4)
@@ -164,7 +168,7 @@ class Runs:
             result = b"" if one.result is None else _dump(one.result)
             arguments += [one.run_id, one.attempt, one.outcome, one.reason or "-", result, one.error or ""]
             arguments.append(round(one.wait_s * 1000))
-        reply = await self._script("finish", worker, *arguments, now_ms=now_ms, at_once=True)
+        reply = await self._script("finish", worker, *arguments, now_ms=now_ms, at_once=len(outcomes) >= _MANY)
         return [state.decode() for state in reply]
 
     async def extend(
