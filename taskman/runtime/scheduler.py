@@ -17,6 +17,7 @@ from ..model.task import Task
 from ..store.events import Listener
 from ..store.store import Store
 from ..store.tasks import Due, Fire, Firing
+from .store_clock import StoreClock
 
 __all__ = ["Scheduler", "plan"]
 
@@ -37,6 +38,7 @@ class Scheduler:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._clock = StoreClock()
         self._earlier = trio.Event()
         self._sleeping_until_ms = 0
 
@@ -52,34 +54,36 @@ class Scheduler:
     async def _turn(self) -> None:
         self._earlier, self._sleeping_until_ms = trio.Event(), 0
         try:
+            asked_at = trio.current_time()
             promotion = await self._store.runs.promote()
+            self._clock.read(promotion.now_ms, asked_at)
             run_ms, schedule_ms = promotion.next_run_ms, promotion.next_schedule_ms
             if schedule_ms is not None and schedule_ms <= promotion.now_ms:
                 await self._fire(await self._plans(promotion.now_ms, _OVERDUE))
             elif schedule_ms is not None and (run_ms is None or schedule_ms <= run_ms):
-                await self._fire_on_time(schedule_ms, Clock(promotion.now_ms))
+                await self._fire_on_time(schedule_ms)
             else:
-                await self._sleep(run_ms, Clock(promotion.now_ms))
+                await self._sleep(run_ms)
         except StoreError as error:
             _log.warning("the store refused: %s", error)
             await trio.sleep(_RETRY_S)
 
-    async def _fire_on_time(self, due_ms: int, clock: Clock) -> None:
+    async def _fire_on_time(self, due_ms: int) -> None:
         """Plan what is due at that instant a little before it, and commit it then, unless something comes between.
 
         An edit in the meantime makes the plan's revision old, and what another server commits moves the cursor: the
         script then leaves things as they are, and the next turn looks again.
         """
-        if not await self._sleep(due_ms, clock, until_ms=due_ms - _AHEAD_MS):
+        if not await self._sleep(due_ms, until_ms=due_ms - _AHEAD_MS):
             return
         plans = await self._plans(due_ms, _AHEAD)
-        if await self._sleep(due_ms, clock) and clock.late_s(due_ms) < _STALE_S:
+        if await self._sleep(due_ms) and self._clock.late_s(due_ms) < _STALE_S:
             await self._fire(plans)
 
-    async def _sleep(self, next_ms: int | None, clock: Clock, *, until_ms: int | None = None) -> bool:
+    async def _sleep(self, next_ms: int | None, *, until_ms: int | None = None) -> bool:
         """Sleep until what is due next, or until a moment before it; False when it is time to look again first."""
-        self._sleeping_until_ms = clock.ms_in(_LONGEST_SLEEP_S) if next_ms is None else next_ms
-        wait_s = -clock.late_s(self._sleeping_until_ms if until_ms is None else until_ms)
+        self._sleeping_until_ms = self._clock.ms_in(_LONGEST_SLEEP_S) if next_ms is None else next_ms
+        wait_s = -self._clock.late_s(self._sleeping_until_ms if until_ms is None else until_ms)
         with trio.move_on_after(max(0.0, min(_LONGEST_SLEEP_S, wait_s))):
             await self._earlier.wait()
         return not self._earlier.is_set() and wait_s <= _LONGEST_SLEEP_S
@@ -110,21 +114,6 @@ class Scheduler:
         for some in _batches(plans):
             if not any(await self._store.tasks.fire(some)):
                 return
-
-
-class Clock:
-    """Redis' clock as it was read at the start of a turn, carried on by Trio's."""
-
-    def __init__(self, now_ms: int) -> None:
-        self._now_ms, self._read_at = now_ms, trio.current_time()
-
-    def ms_in(self, seconds: float) -> int:
-        """What it will show so long after it was read."""
-        return self._now_ms + round(seconds * 1000)
-
-    def late_s(self, at_ms: int) -> float:
-        """How long ago it showed that; negative for a time to come. Never too much: it was read before it arrived."""
-        return trio.current_time() - self._read_at - (at_ms - self._now_ms) / 1000
 
 
 def _planned(due: Due, task: Task | None, now_ms: int) -> Fire | None:

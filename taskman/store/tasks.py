@@ -97,8 +97,9 @@ class Tasks:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection, self._keys = connection, keys
 
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
-        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
+        keys = [self._keys.prefix]
+        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
 
     async def save(self, definition: TaskDefinition, now_ms: int, *, revision: int | None = None) -> Task:
         """Create or replace a task; its schedules owe nothing from before `now_ms`.
@@ -174,7 +175,7 @@ class Tasks:
         Shape: for each, False when another server was first, or the task has changed. Source: lua/fire.lua.
         """
         arguments = chain.from_iterable(fire.arguments for fire in fires)
-        return [bool(fired) for fired in await self._script("fire", *arguments, now_ms=now_ms)]
+        return [bool(fired) for fired in await self._script("fire", *arguments, now_ms=now_ms, at_once=True)]
 
     async def forget_due(self, due: Due) -> None:
         """Drop an entry of the schedule index whose task is gone."""

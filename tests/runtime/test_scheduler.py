@@ -14,7 +14,7 @@ from taskman.errors import StoreError
 from taskman.model.instants import format_instant
 from taskman.model.run import Run
 from taskman.model.task import Task, TaskDefinition
-from taskman.runtime.scheduler import Clock, Scheduler, plan
+from taskman.runtime.scheduler import Scheduler, plan
 from taskman.store.store import Store
 from taskman.store.tasks import Due, Fire
 
@@ -174,11 +174,3 @@ async def test_the_store_starts_nothing_before_it_is_due_but_lets_it_be_skipped(
     assert await store.tasks.fire([early]) == [False]
     assert await store.tasks.fire([replace(early, runs=[])]) == [True]
     assert (await store.runs.page(limit=10)).runs == []
-
-
-async def test_a_clock_is_never_ahead_of_the_one_that_was_read() -> None:
-    clock = Clock(1000)
-    await trio.sleep(0.02)
-    assert 0.02 <= clock.late_s(1000) < 5
-    assert clock.late_s(61_000) < -50
-    assert clock.ms_in(2.5) == 3500
