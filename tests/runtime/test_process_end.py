@@ -25,7 +25,7 @@ from runtime.trees import (
     within,
 )
 
-from taskman.runtime import process
+from taskman.runtime import process_tree
 from taskman.runtime.process import Processes
 
 pytestmark = looks_in_proc
@@ -78,21 +78,46 @@ async def test_a_pipe_held_by_a_stranger_does_not_hold_the_run(processes: Proces
     assert output.bytes["out"] == b"ready\nthe last"
 
 
+@pytest.mark.parametrize("command", ["echo ready", "echo ready; sleep 1000"])
 @within(10)
-async def test_an_output_that_fails_ends_the_tree_and_is_raised_as_it_is(processes: Processes, mark: str) -> None:
+async def test_an_output_that_fails_ends_the_tree_and_is_raised_as_it_is(
+    processes: Processes, mark: str, command: str
+) -> None:
     async def fail(stream: str, data: bytes) -> None:
         raise KeyError(stream)
 
     with pytest.raises(KeyError, match="out"):
-        await processes.execute(shell("echo ready; sleep 1000", mark), fail)
+        await processes.execute(shell(command, mark), fail)
     assert carrying(mark) == []
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03])
+@within(10)
+async def test_it_can_be_cancelled_at_any_moment_and_what_was_written_is_kept(
+    processes: Processes, mark: str, after_s: float
+) -> None:
+    output = Output()
+    with trio.move_on_after(after_s) as scope:
+        await processes.execute(shell("trap 'echo bye; exit' TERM; echo ready; sleep 1000 & wait", mark), output)
+    assert scope.cancelled_caught
+    assert carrying(mark) == []
+    assert output.bytes["out"] in (b"", b"ready\n", b"ready\nbye\n")
+
+
+@within(10)
+async def test_what_a_short_process_wrote_is_passed_on_whole_and_in_order(processes: Processes, mark: str) -> None:
+    for size in (0, 1, 65_536, 200_000):
+        output = Output()
+        result = await processes.execute(shell(f"yes x | head -c {size}; echo done >&2", mark), output)
+        assert (result.exit_code, len(output.bytes["out"]), output.bytes["err"]) == (0, size, b"done\n")
+
+
+@pytest.mark.parametrize("command", ["echo ready", "echo ready; sleep 1000"])
 @within(10)
 async def test_an_output_that_never_returns_does_not_hold_up_the_cancelling(
-    processes: Processes, mark: str, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, mark: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "STOP_MARGIN_S", 0.2)
+    monkeypatch.setattr(process_tree, "STOP_MARGIN_S", 0.2)
     taken = trio.Event()
 
     async def output(stream: str, data: bytes) -> None:
@@ -100,7 +125,7 @@ async def test_an_output_that_never_returns_does_not_hold_up_the_cancelling(
         await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(processes.execute, shell("echo ready; sleep 1000", mark, grace_s=0.2), output)
+        nursery.start_soon(processes.execute, shell(command, mark, grace_s=0.2), output)
         await taken.wait()
         nursery.cancel_scope.cancel()
     assert carrying(mark) == []
