@@ -112,6 +112,10 @@ class RunSpec(Struct, frozen=True, kw_only=True, gc=False):
             deadline_s=None,
         )
 
+    def repeated(self, run_id: str, params: dict[str, Any]) -> RunSpec:
+        """What a repetition of the run of that id executes, with these params."""
+        return replace(self, params=params, trigger="retry", parent=run_id, fire_time_ms=None)
+
     def to_document(self) -> bytes:
         """Compact JSON; fields at their default are left out."""
         values = zip(_SPEC_FIELDS, _all_fields(self), _SPEC_DEFAULTS, strict=True)

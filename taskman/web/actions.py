@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from msgspec import structs
-
 from ..errors import Conflict, Fault, InvalidInput, NotFound, QueueFull, nearest
 from ..model.chain import circle_through
 from ..model.ids import new_run_id
@@ -122,7 +120,7 @@ async def repeat_run(services: Services, run_id: str, params: Mapping[str, Any] 
     chosen = old.spec.params if params is None else dict(params)
     check_sizes(chosen, old.spec.env, old.spec.place)
     await services.types.check(old.spec.type, chosen)
-    spec = structs.replace(old.spec, params=chosen, trigger="retry", parent=run_id, fire_time_ms=None)
+    spec = old.spec.repeated(run_id, chosen)
     return (await _submit(services, Order(spec, by)))[0]
 
 
