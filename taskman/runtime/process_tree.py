@@ -61,6 +61,7 @@ class ProcessTree:
         self._result: ProcessResult | None = None
         self._failure: Exception | None = None
         self._patience, self._feeding = trio.CancelScope(shield=True), trio.CancelScope()
+        self._last_words = trio.CancelScope()
 
     async def follow(self) -> ProcessResult:
         """Pass on the output until the tree is gone; when cancelled, stop the tree and still do so."""
@@ -82,7 +83,8 @@ class ProcessTree:
             with trio.move_on_after(SHORT_S):
                 await self._wait_until_gone()
             if self._gone:
-                await self._pass_on_rest(self._pipes.readers)
+                with self._last_words:
+                    await self._pass_on_rest(self._pipes.readers)
         except trio.Cancelled:
             await self.stop()
             with self._patience:
@@ -146,6 +148,7 @@ class ProcessTree:
         """Have the tree ended within a grace (its own unless given), and `follow` return soon after."""
         grace_s = 0.0 if self._gone else self.spec.grace_s if grace_s is None else grace_s
         self._patience.deadline = min(self._patience.deadline, trio.current_time() + grace_s + STOP_MARGIN_S)
+        self._last_words.deadline = self._patience.deadline
         if not self._gone:
             with trio.move_on_after(STOP_MARGIN_S, shield=True), contextlib.suppress(ShimLost):
                 await self._shim.send(pack([b"stop", b"%f" % grace_s]))

@@ -114,11 +114,11 @@ class Link(ABC):
             if not self._outgoing:
                 self._idle_writer = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._stop_writing)
-            data = b"".join(self._outgoing)
-            self._outgoing.clear()
-            self._is_writing = True
-            await self._stream.send_all(data)
-            self._is_writing = False
+            if data := b"".join(self._outgoing):  # unless it has left at once
+                self._outgoing.clear()
+                self._is_writing = True
+                await self._stream.send_all(data)
+                self._is_writing = False
 
     def _stop_writing(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
         self._idle_writer = None

@@ -132,6 +132,24 @@ async def test_an_output_that_never_returns_does_not_hold_up_the_cancelling(
 
 
 @within(10)
+async def test_ending_the_pool_does_not_wait_for_an_output_that_never_returns(
+    mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_tree, "STOP_MARGIN_S", 0.2)
+    pool, taken = Processes(), trio.Event()
+
+    async def output(stream: str, data: bytes) -> None:
+        taken.set()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as runs, trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        runs.start_soon(pool.execute, shell("echo ready", mark), output)
+        await taken.wait()
+        nursery.cancel_scope.cancel()
+
+
+@within(10)
 async def test_ending_the_pool_ends_its_trees_and_its_shims(mark: str) -> None:
     pool, output, results = Processes(), Output(), []
 
