@@ -91,7 +91,7 @@ async def server() -> AsyncIterator[Bench]:
 
 
 WORKER = """
-import json, sys, tempfile
+import json, os, sys, tempfile
 from pathlib import Path
 import trio
 sys.path.insert(0, sys.argv[4])
@@ -106,7 +106,7 @@ from taskman.runtime.worker import Worker
 
 async def main(url, token, slots):
     registry = discover(); registry.task_types["noop"] = Noop()
-    node = Node(id="bench-worker", types=frozenset(registry.task_types), labels={}, slots=slots, running=0)
+    node = Node(id=f"bench-{os.getpid()}", types=frozenset(registry.task_types), labels={}, slots=slots, running=0)
     spool = Spool(Path(tempfile.mkdtemp()), 2**30)
     link = RemoteLink(Server(url, token, "bench").dial, node, dict.fromkeys(registry.task_types, ""), spool)
     async with trio.open_nursery() as nursery:
@@ -165,9 +165,9 @@ async def process(program: str, *arguments: str) -> AsyncIterator[trio.Process]:
         nursery.cancel_scope.cancel()
 
 
-async def connected(store: Store, count: int = 1) -> None:
-    """Wait until so many workers are there."""
-    while len(await store.workers.live()) < count:
+async def connected(store: Store, worker: trio.Process) -> None:
+    """Wait until that worker is there."""
+    while f"bench-{worker.pid}" not in {one.node.id for one in await store.workers.live()}:
         await trio.sleep(0.02)
 
 
@@ -251,13 +251,14 @@ async def main() -> None:
     here = str(Path(__file__).parent)
     async with server() as bench:
         async with process(WORKER, bench.url, TOKEN, str(SLOTS), here) as worker:
-            await connected(bench.store)
+            await connected(bench.store, worker)
             await drained(bench, worker, report)
         async with process(WORKER, bench.url, TOKEN, str(SLOTS), here) as worker:
+            await connected(bench.store, worker)
             await trio.sleep(1)
             await latency(bench, worker, report)
-        async with process(WORKER, bench.url, TOKEN, "8", here):
-            await trio.sleep(1)
+        async with process(WORKER, bench.url, TOKEN, "8", here) as worker:
+            await connected(bench.store, worker)
             await spawned(bench, report)
         await crowd(bench, report)
 
