@@ -17,7 +17,7 @@ from .blocks import BLOCK_BYTES, BLOCK_CHUNKS, Chunk, pack, unpack
 from .connection import Connection
 from .keys import Keys
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["DEFAULT_LIMIT", "Chunk", "End", "Logs"]
 
@@ -38,11 +38,12 @@ class End:
     at_ms: int
 
 
-class Logs:
+class Logs(ShardPart):
     """The logs of one shard; `limit` bytes of each run are kept. Every call: StoreUnavailable when Redis is away."""
 
     def __init__(self, connection: Connection, keys: Keys, limit: int = DEFAULT_LIMIT) -> None:
-        self._connection, self._keys, self.limit = connection, keys, limit
+        super().__init__(connection, keys)
+        self.limit = limit
 
     def channel(self, run_id: str) -> str:
         """The channel that tells of new chunks (`attempt-seq`) and of the run's end (`end`); hints only."""
@@ -56,9 +57,6 @@ class Logs:
         """
         flat = [part for one in chunks for part in (one.seq, one.at_ms, one.stream, one.first_line, one.data)]
         return int(await self._script("append_log", run_id, attempt, worker, self.limit, *flat, now_ms=now_ms)) >= 0
-
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
-        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
 
     async def read(self, run_id: str, attempt: int, after_seq: int = 0, limit: int = 100) -> list[Chunk]:
         """The first `limit` chunks of the attempt after `after_seq`, in order; fewer when there are no more."""

@@ -9,10 +9,8 @@ from typing import Any
 from ..model.ids import child_run_id
 from ..model.run import Run
 from ..model.states import FINAL, State
-from .connection import Connection
-from .keys import Keys
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Placements"]
 
@@ -20,11 +18,8 @@ _BATCH = 1000
 _WAITING = frozenset(State) - FINAL - {State.RUNNING, State.CANCELLING}
 
 
-class Placements:
+class Placements(ShardPart):
     """The placed runs of one shard. Every call: StoreUnavailable when Redis cannot be reached; safe to repeat."""
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
 
     async def ready(self, signature: str, limit: int) -> list[str]:
         """The runs of a signature whose turn it is, the first ones."""
@@ -69,9 +64,6 @@ class Placements:
         """Transition children that wait to failed: their worker is gone for good. How many. Source: lua/abandon.lua."""
         batches = [children[first : first + _BATCH] for first in range(0, len(children), _BATCH)]
         return sum([int(await self._script("abandon", *batch, now_ms=now_ms)) for batch in batches])
-
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
-        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
 
 
 def _worker_of(signature: str) -> str:

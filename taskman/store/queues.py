@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from .connection import Connection
-from .keys import Keys
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Queue", "Queues"]
 
@@ -24,16 +22,12 @@ class Queue:
     paused: bool
 
 
-class Queues:
+class Queues(ShardPart):
     """The queues of one shard. Every call: StoreUnavailable when Redis cannot be reached."""
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
 
     async def pause(self, name: str, *, paused: bool) -> bool:
         """Stop or resume claims from the queue; whether that changed anything. Source: lua/pause_queue.lua."""
-        arguments = (0, name, "paused" if paused else "resumed")
-        return bool(await self._connection.script(load_script("pause_queue"), [self._keys.prefix], arguments))
+        return bool(await self._script("pause_queue", name, "paused" if paused else "resumed"))
 
     async def paused(self) -> frozenset[str]:
         """The names of the paused queues."""

@@ -10,23 +10,18 @@ from typing import Any
 from ..errors import StoreError
 from ..model.ids import id_at
 from ..model.states import FINAL, State
-from .connection import Connection
-from .keys import Keys
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Retention"]
 
 _FOR_EVER = 2**53
 
 
-class Retention:
+class Retention(ShardPart):
     """The final runs of one shard, by age. Every call: StoreUnavailable when Redis cannot be reached; safe to repeat.
 
     Finding is by ranges of ids, which sort by time; forgetting checks everything again, in lua/forget.lua.
     """
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
 
     async def created_before(self, state: State, before_ms: int, after_id: str, limit: int) -> list[str]:
         """Runs in a final state that were created before an instant, those after `after_id` ('' for all)."""
@@ -75,8 +70,7 @@ class Retention:
         return await self._forget("task", keep, task, ids)
 
     async def _forget(self, why: str, bound: int, task: str, ids: Sequence[str]) -> int:
-        arguments: list[str | int] = [0, why, bound, task, *ids]
-        return int(await self._connection.script(load_script("forget"), [self._keys.prefix], arguments))
+        return int(await self._script("forget", why, bound, task, *ids))
 
     async def _range(self, index: str, after: str, bound: str, limit: int) -> list[str]:
         bottom = f"({after}" if after else "-"

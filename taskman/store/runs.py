@@ -20,7 +20,7 @@ from .connection import Connection
 from .keys import Keys
 from .listing import Filters, Listing, Page
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Assignment", "Outcome", "Page", "Promotion", "Receipt", "Runs", "Submission"]
 
@@ -111,7 +111,7 @@ class Promotion:
     next_schedule_ms: int | None
 
 
-class Runs:
+class Runs(ShardPart):
     """The runs of one shard.
 
     Every call: StoreUnavailable when Redis cannot be reached. A cancelled call may have happened; all are safe to
@@ -119,13 +119,9 @@ class Runs:
     """
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
+        super().__init__(connection, keys)
         self.before_submit: set[Callable[[Sequence[Submission]], None]] = set()
         """Who is told of submissions that leave now: a command sent later over this connection finds them."""
-
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
-        keys = [self._keys.prefix]
-        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
 
     async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Receipt]:
         """Transition new runs to queued, to scheduled when they are due later, or to skipped when they overlap.

@@ -12,10 +12,8 @@ from ..model.misfire import Span
 from ..model.run import RunSpec
 from ..model.schedule import Schedule
 from ..model.task import Task, TaskDefinition
-from .connection import Connection
-from .keys import Keys
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Due", "Fire", "Firing", "LedgerEntry", "Tasks"]
 
@@ -91,15 +89,8 @@ class LedgerEntry:
     reason: str | None = None
 
 
-class Tasks:
+class Tasks(ShardPart):
     """The tasks of one shard. Every call: StoreUnavailable when Redis cannot be reached."""
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
-
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
-        keys = [self._keys.prefix]
-        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
 
     async def save(self, definition: TaskDefinition, now_ms: int, *, revision: int | None = None) -> Task:
         """Create or replace a task; its schedules owe nothing from before `now_ms`.

@@ -8,10 +8,8 @@ from typing import Any
 
 from ..errors import Conflict
 from ..model.token import Scope, Token, TokenRequest, digest_of, id_of, new_token
-from .connection import Connection
-from .keys import Keys
 from .replies import checked
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["Tokens"]
 
@@ -20,11 +18,8 @@ MOST = 1000
 KEPT_MS = 30 * 86_400_000
 
 
-class Tokens:
+class Tokens(ShardPart):
     """The tokens of this installation. Every call: StoreUnavailable when Redis cannot be reached."""
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
 
     async def create(self, wanted: TokenRequest, *, by: str) -> tuple[Token, str]:
         """Make a token for whoever is to have it; the second is the secret, which is stored nowhere.
@@ -61,7 +56,7 @@ class Tokens:
 
     async def revoke(self, token_id: str) -> bool:
         """End a token on every server at once; whether there was one. Source: lua/revoke_token.lua."""
-        return bool(await self._connection.script(load_script("revoke_token"), [self._keys.prefix], (0, token_id)))
+        return bool(await self._script("revoke_token", token_id))
 
     async def note_use(self, token_id: str, now_ms: int) -> None:
         """Keep when the token was used; nothing of one that has been revoked meanwhile."""

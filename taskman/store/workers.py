@@ -8,9 +8,7 @@ from typing import Any
 
 from ..errors import Conflict, NotFound, nearest
 from ..model.admission import Node
-from .connection import Connection
-from .keys import Keys
-from .scripts import load_script
+from .shard import ShardPart
 
 __all__ = ["About", "WorkerEntry", "Workers"]
 
@@ -47,11 +45,8 @@ class WorkerEntry:
         return "draining" if self.node.draining else "online"
 
 
-class Workers:
+class Workers(ShardPart):
     """The workers of this installation. Every call: StoreUnavailable when Redis cannot be reached."""
-
-    def __init__(self, connection: Connection, keys: Keys) -> None:
-        self._connection, self._keys = connection, keys
 
     async def enlist(
         self, node: Node, versions: dict[str, str], about: About, *, owner: str, session: str, now_ms: int = 0
@@ -125,9 +120,6 @@ class Workers:
         now_ms = await self._connection.now_ms()
         seen = [int(value.partition(b" ")[0]) for value in values]
         return min((at for at in seen if at >= now_ms - GONE_MS), default=None)
-
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0) -> Any:
-        return await self._connection.script(load_script(name), [self._keys.prefix], [now_ms, *arguments])
 
 
 def _document(node: Node, versions: dict[str, str], about: About) -> str:

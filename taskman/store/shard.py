@@ -1,0 +1,23 @@
+"""What all parts of the store are made on: a connection, the keys of one shard, and the scripts called with both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .connection import Connection
+from .keys import Keys
+from .scripts import load_script
+
+__all__ = ["ShardPart"]
+
+
+class ShardPart:
+    """A part of the store of one shard."""
+
+    def __init__(self, connection: Connection, keys: Keys) -> None:
+        self._connection, self._keys = connection, keys
+
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
+        """Run lua/<name>.lua, at Redis' time unless a test says another. Raises and `at_once`: see Connection."""
+        keys = [self._keys.prefix]
+        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
