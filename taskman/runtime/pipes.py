@@ -18,25 +18,25 @@ READ_SIZE = 65_536
 class Pipes:
     """The pipes of one tree: our ends, and those `handed` to the tree, to be closed here once it has them."""
 
-    def __init__(self, *, with_stdin: bool = False, outputs: Sequence[int] = ()) -> None:
+    def __init__(self, *, with_stdin: bool = False, outputs: Sequence[int] | None = None) -> None:
         """`outputs`: our ends of a tree that has its own already, and not to be closed here; else pipes are made.
 
         Raises: OSError when the system has no more of them.
         """
         self.handed: list[int] = []
-        self.outputs = list(outputs)
+        self.outputs: Sequence[int] = outputs or ()
         self.stdin: int | None = None
         self._ours: list[int] = []
         try:
-            while len(self.outputs) < 2:
-                self.outputs.append(self._open(0))
+            if outputs is None:
+                self.outputs = [self._open(0), self._open(0)]
             if with_stdin:
                 self.stdin = self._open(1)
         except OSError:
             self.close_handed()
             self.close()
             raise
-        self.readers = [Reader("out", self.outputs[0]), Reader("err", self.outputs[1])]
+        self.readers = [Reader(name, fd) for name, fd in zip(("out", "err"), self.outputs, strict=True)]
 
     def close_handed(self) -> None:
         """The tree has its ends, or will never have them."""

@@ -69,7 +69,8 @@ class Processes:
         """Run a process, passing on its output as it comes, and return when its whole tree is gone.
 
         `output(stream, data)` gets up to 64 KiB of "out" or "err", exactly as written. Until it returns, that
-        stream is not read, and the process has to wait. What the main process leaves behind gets SIGTERM, and
+        stream is not read, and the process has to wait. What was written in the first 20 ms may come as all of "out",
+        then all of "err". What the main process leaves behind gets SIGTERM, and
         SIGKILL after two seconds, or the grace where that is shorter.
         When `lease` comes to its end, the shim ends the tree, also while this whole process stands still.
         A tree that somebody can `describe` is put into the journal once it has lasted for half a second.
@@ -97,10 +98,10 @@ class Processes:
 
     async def go_on(self, survivor: Survivor, spec: ProcessSpec, output: Output, lease: Lease) -> ProcessResult:
         """Go on with a tree that has outlived its worker, as if `execute` had started it with `spec`."""
-        tree = ProcessTree(spec, survivor.shim, Pipes(outputs=survivor.outputs), output)
-        tree.label = survivor.entry.label
-        tree.tell(lease)
         try:
+            tree = ProcessTree(spec, survivor.shim, Pipes(outputs=survivor.outputs), output)
+            tree.label = survivor.entry.label
+            tree.tell(lease)
             with lease.followed_by(tree.tell):
                 return await self._follow(tree, survivor.shim)
         finally:

@@ -57,7 +57,7 @@ class ProcessTree:
         self._started_at = trio.current_time()
         self.description: Callable[[], Entry] | None = None
         self.label: str | None = None
-        self._gone = self._is_fed = False
+        self._gone = self._is_fed = self._is_refused = False
         self._result: ProcessResult | None = None
         self._failure: Exception | None = None
         self._patience, self._feeding = trio.CancelScope(shield=True), trio.CancelScope()
@@ -195,10 +195,10 @@ class ProcessTree:
     async def _pass_on(self, reader: Reader) -> None:
         while data := await reader.read():
             try:
-                if self._output and not self._failure:
+                if self._output and not self._is_refused:
                     await self._output(reader.name, data)
             except Exception as error:
-                self._failure = error
+                self._failure, self._is_refused = self._failure or error, True
                 await self.stop()
             await trio.lowlevel.checkpoint()  # the callback need not be one
 

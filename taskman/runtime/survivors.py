@@ -116,7 +116,7 @@ async def _connect(journal: Journal, entry: Entry) -> Survivor | None:
         connection.close()
         raise
     survivor = Survivor(entry, shim, outputs, float(words[1]))
-    if os.fsdecode(words[0]) != entry.label:
+    if os.fsdecode(words[0]) != entry.label or len(outputs) < 2:  # without room for files, some do not arrive
         await survivor.end()
         return None
     for fd in outputs:

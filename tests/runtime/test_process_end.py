@@ -25,10 +25,22 @@ from runtime.trees import (
     within,
 )
 
+from taskman.errors import ShimLost
 from taskman.runtime import process_tree
 from taskman.runtime.process import Processes
 
 pytestmark = looks_in_proc
+
+
+class Stuck:
+    """An output that takes something, and never returns."""
+
+    def __init__(self) -> None:
+        self.taken = trio.Event()
+
+    async def output(self, stream: str, data: bytes) -> None:
+        self.taken.set()
+        await trio.sleep_forever()
 
 
 def stdout_of(pid: int) -> FileIO:
@@ -91,6 +103,17 @@ async def test_an_output_that_fails_ends_the_tree_and_is_raised_as_it_is(
     assert carrying(mark) == []
 
 
+@pytest.mark.parametrize("lasting_s", [0, 0.1])
+@within(10)
+async def test_what_was_written_before_the_shim_was_killed_is_kept(
+    processes: Processes, mark: str, lasting_s: float
+) -> None:
+    output = Output()
+    with pytest.raises(ShimLost):
+        await processes.execute(shell(f"echo last words; sleep {lasting_s}; kill -9 $PPID", mark), output)
+    assert output.bytes["out"] == b"last words\n"
+
+
 @pytest.mark.parametrize("after_s", [0.0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03])
 @within(10)
 async def test_it_can_be_cancelled_at_any_moment_and_what_was_written_is_kept(
@@ -118,15 +141,10 @@ async def test_an_output_that_never_returns_does_not_hold_up_the_cancelling(
     processes: Processes, mark: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_tree, "STOP_MARGIN_S", 0.2)
-    taken = trio.Event()
-
-    async def output(stream: str, data: bytes) -> None:
-        taken.set()
-        await trio.sleep_forever()
-
+    stuck = Stuck()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(processes.execute, shell(command, mark, grace_s=0.2), output)
-        await taken.wait()
+        nursery.start_soon(processes.execute, shell(command, mark, grace_s=0.2), stuck.output)
+        await stuck.taken.wait()
         nursery.cancel_scope.cancel()
     assert carrying(mark) == []
 
@@ -136,16 +154,11 @@ async def test_ending_the_pool_does_not_wait_for_an_output_that_never_returns(
     mark: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_tree, "STOP_MARGIN_S", 0.2)
-    pool, taken = Processes(), trio.Event()
-
-    async def output(stream: str, data: bytes) -> None:
-        taken.set()
-        await trio.sleep_forever()
-
+    pool, stuck = Processes(), Stuck()
     async with trio.open_nursery() as runs, trio.open_nursery() as nursery:
         await nursery.start(pool.run)
-        runs.start_soon(pool.execute, shell("echo ready", mark), output)
-        await taken.wait()
+        runs.start_soon(pool.execute, shell("echo ready", mark), stuck.output)
+        await stuck.taken.wait()
         nursery.cancel_scope.cancel()
 
 
