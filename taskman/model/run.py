@@ -125,10 +125,7 @@ class RunSpec(Struct, frozen=True, kw_only=True, gc=False):
     @classmethod
     def from_document(cls, document: bytes) -> RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
-        values = from_json(document)
-        if not values.keys() <= _SPEC_NAMES:
-            values = {name: value for name, value in values.items() if name in _SPEC_NAMES}
-        return cls(**values)
+        return cls(**{name: value for name, value in from_json(document).items() if name in _SPEC_NAMES})
 
 
 def check_sizes(params: Mapping[str, Any], env: Mapping[str, str], place: Place = "any") -> None:

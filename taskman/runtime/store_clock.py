@@ -13,11 +13,13 @@ _DRIFT = 0.0005
 
 
 class StoreClock:
-    """Redis' clock, carried on by Trio's; never ahead of it, and behind by no more than the quickest reading took.
+    """Redis' clock, carried on by Trio's: at a reading never ahead, and behind by no more than the quickest one took.
 
     Each reading bounds the difference of the two: the time that Redis told had come when the question left, at the
     latest, and was over when the answer arrived. An answer that lay waiting says little, and those before it say more.
-    Readings that cannot both be true mean that one of the clocks was set: then the last one alone counts.
+    Until the next reading it goes as Trio's goes, so it is ahead of a clock that is being slowed down by up to half a
+    millisecond for each second since. Readings that cannot both be true mean that one of the clocks was set: then the
+    last one alone counts.
     """
 
     def __init__(self) -> None:
@@ -39,5 +41,5 @@ class StoreClock:
         return math.floor((trio.current_time() + self._least + seconds) * 1000)
 
     def late_s(self, at_ms: int) -> float:
-        """How long ago it showed that; negative for a time to come. Never too much."""
+        """How long ago it showed that; negative for a time to come."""
         return trio.current_time() + self._least - at_ms / 1000

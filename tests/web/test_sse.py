@@ -9,6 +9,7 @@ import pytest
 import trio
 from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
+from web.serving import until
 
 from taskman.config import Address
 from taskman.web.connection import Limits
@@ -171,15 +172,6 @@ async def connect(port, method="GET"):
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     await stream.send_all(f"{method} /events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return stream
-
-
-async def until(stream, text):
-    received = b""
-    while text not in received:
-        data = await stream.receive_some(65536)
-        assert data, received
-        received += data
-    return received
 
 
 async def test_response_speaks_at_once_and_is_not_to_be_kept_or_held_back():

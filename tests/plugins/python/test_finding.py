@@ -140,6 +140,15 @@ def test_a_source_that_cannot_be_read_is_refused(write: Callable[[str, str], Non
         find("tm_syntax:f", [])
 
 
+def in_threads(number: int, call: Callable[[], object]) -> None:
+    """Call it in so many threads at once, and wait for all."""
+    threads = [threading.Thread(target=call) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_functions_can_be_looked_for_in_many_threads_at_once(
     write: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,11 +163,7 @@ def test_functions_can_be_looked_for_in_many_threads_at_once(
         busy.release()
 
     monkeypatch.setattr(importlib, "invalidate_caches", invalidate)
-    threads = [threading.Thread(target=lambda: found.append(find("tm_many:hello", []))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(8, lambda: found.append(find("tm_many:hello", [])))
     assert len(found) == 8
 
 
@@ -178,11 +183,7 @@ def test_their_sources_can_be_read_in_many_threads_at_once(write: Callable[[str,
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=look) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(5, look)
     finally:
         sys.setswitchinterval(interval)
     assert failures == []
