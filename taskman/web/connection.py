@@ -19,33 +19,27 @@ import math
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-import h11
 import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Request
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState, H11SendableEvent
+from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.typing import TaskGroup as HypercornTaskGroup
 from hypercorn.utils import parse_socket_addr
 
-from .asgi import App, Message, Receive, Scope, Send, sole_error
-from .websocket import Socket, asks_for_websocket
+from .asgi import App, sole_error
+from .http1 import Apps, Http1
 
 __all__ = ["Limits", "Service"]
 
 log = logging.getLogger("taskman.web")
 
 _PIECE = 64 * 1024
-_MESSAGES_WAITING = 10
-_FRAMES_WAITING = 2  # these may be large
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +117,20 @@ class Connection:
         """Serve until either side ends it. Cancellation: at once; an answer under way is cut by a reset."""
         try:
             async with trio.open_nursery() as nursery:
-                self._apps = _Apps(nursery)
+                self._apps = Apps(nursery)
                 self._protocol = self._speak()
                 await self._read()
                 self._close()
         finally:
             self._stream.socket.close()
 
-    def _speak(self) -> _Http1:
+    def _speak(self) -> Http1:
         sock, service = self._stream.socket, self._service
         client = parse_socket_addr(sock.family, sock.getpeername())
         server = parse_socket_addr(sock.family, sock.getsockname())
         apps, state = cast(HypercornTaskGroup, self._apps), ConnectionState(service.state)
         app = cast(AppWrapper, service.app)
-        return _Http1(app, service.config, service.context, apps, state, False, client, server, self._send)
+        return Http1(app, service.config, service.context, apps, state, False, client, server, self._send)
 
     def end_if_waiting(self) -> None:
         """Close unless a request is being answered."""
@@ -234,164 +228,3 @@ class Connection:
     def _close(self) -> None:
         self._stream.socket.close()
         self._apps.disconnect()
-
-
-class _Http1(H11Protocol):
-    """HTTP/1.1 and WebSocket, and no changing to HTTP/2 in the clear.
-
-    Proxies that pass `Upgrade: h2c` on would carry whatever follows past their own rules.
-    """
-
-    _held = b""
-    _body_is_suppressed = False
-    _socket: Socket | None = None
-
-    @property
-    def answer_is_cut(self) -> bool:
-        return self.connection.our_state in (h11.SEND_BODY, h11.ERROR)
-
-    @property
-    def request_is_unread(self) -> bool:
-        if self._socket is not None:
-            return self._socket.awaits_close
-        return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
-
-    async def handle(self, event: Event) -> None:
-        # Hypercorn says 400 to a bad handshake, then waits for ever; to data before its answer it may say two things.
-        stream = self.stream
-        if isinstance(event, RawData) and isinstance(stream, Socket) and not stream.handshake.accepted:
-            stream.closed = True
-        else:
-            await super().handle(event)
-        if isinstance(self.stream, Socket) and self.stream.closed:
-            await self.send(Closed())
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Hypercorn changes to HTTP/2 here. We do not: an upgrade may be ignored, the answer is HTTP/1.1."""
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        if request.http_version > b"1.1":
-            await self._refuse(505)
-            return
-        self._body_is_suppressed = request.method == b"HEAD"
-        try:
-            if asks_for_websocket(request):
-                await self._open_websocket(request)
-            else:
-                await super()._create_stream(request)
-        except UnicodeError:  # in the target, or in a header of a WebSocket's handshake
-            await self._refuse(400)
-        if isinstance(self.connection, H11WSConnection) and self.connection.buffer and self.stream is not None:
-            self.connection.buffer.clear()
-            self.stream.closed = True
-
-    async def _open_websocket(self, request: h11.Request) -> None:
-        self._socket = Socket(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
-        self.stream, self.connection = self._socket, H11WSConnection(cast(h11.Connection, self.connection))
-        opening = Request(
-            stream_id=STREAM_ID,
-            headers=list(request.headers),
-            http_version=request.http_version.decode(),
-            method="GET",
-            raw_path=request.target,
-            state=self.connection_state,
-        )
-        await self._socket.handle(opening)
-
-    async def _refuse(self, status: int) -> None:
-        self.stream = None
-        await self._send_error_response(status)
-        await self.send(Closed())
-
-    async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        # The head waits for the first piece of the body: one packet and one system call instead of two.
-        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
-            event = _farewell(event)
-        try:
-            self._held += self.connection.send(event) or b""
-        except h11.LocalProtocolError:
-            if self.connection.their_state is not h11.ERROR:
-                raise
-            return
-        if isinstance(event, h11.Response) and not self._body_is_suppressed:
-            return
-        data, self._held = self._held, b""
-        if data:
-            await self.send(RawData(data))
-
-
-def _farewell(answer: h11.Response) -> h11.Response:
-    """An answer that comes before the end of its request, which ends the connection: its client shall know."""
-    headers = [(name, value) for name, value in answer.headers if name != b"connection"]
-    return h11.Response(status_code=answer.status_code, headers=[*headers, (b"connection", b"close")])
-
-
-class _Apps:
-    """Runs the app for each request of a connection, in place of hypercorn.trio.task_group.TaskGroup."""
-
-    def __init__(self, nursery: trio.Nursery) -> None:
-        self._nursery = nursery
-        self._mailbox: _Mailbox | None = None
-
-    async def spawn_app(self, app: App, _: HypercornConfig, scope: Scope, send: Any) -> Send:
-        room = _MESSAGES_WAITING if scope["type"] == "http" else _FRAMES_WAITING
-        self._mailbox = _Mailbox({"type": f"{scope['type']}.disconnect", "code": 1006}, room)
-        self._nursery.start_soon(_answer, app, scope, self._mailbox.receive, send)
-        return self._mailbox.put
-
-    def spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
-        self._nursery.start_soon(work, *args)
-
-    def disconnect(self) -> None:
-        """Tell the app, if one runs, that its client has gone."""
-        if self._mailbox is not None:
-            self._mailbox.close()
-
-
-async def _answer(app: App, scope: Scope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:
-    try:
-        await app(scope, receive, send)
-    except* Exception as errors:
-        what = f"{scope.get('method', 'WebSocket')} {scope['path']}"
-        log.error("the app failed at %s", what, exc_info=sole_error(errors))
-    finally:
-        await send(None)
-
-
-class _Mailbox:
-    """A client's messages on their way to the app: few at a time, but the news that it has gone never waits."""
-
-    def __init__(self, farewell: Message, room: int) -> None:
-        self._farewell = farewell
-        self._put, self._take = trio.open_memory_channel[Message](room)
-
-    async def put(self, message: Message) -> None:
-        if message["type"] == self._farewell["type"]:
-            self._farewell = message
-            self.close()
-        else:
-            with suppress(trio.ClosedResourceError):  # the app has ended without reading everything
-                try:
-                    self._put.send_nowait(message)
-                except trio.WouldBlock:
-                    await self._put.send(message)
-
-    async def receive(self) -> Message:
-        try:
-            return await self._take.receive()
-        except trio.EndOfChannel:
-            await trio.lowlevel.checkpoint()
-            return self._farewell
-
-    def close(self) -> None:
-        self._put.close()
