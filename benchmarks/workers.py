@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import trio
-from bare import Bare, bare
+from bare import Bare, bare, bare_remote
 from engine import TOKEN, Noop, client, cpu_of, finished, specs
 from report import Report
 
@@ -53,17 +53,23 @@ CROWD = 1000
 
 @dataclass
 class Bench:
-    """A server in this process, without a worker of its own, and the bare runner to compare it with."""
+    """A server in this process, without a worker of its own, and the bare runners to compare it with."""
 
     store: Store
     url: str
     machine: Bare
+    remote: Bare
 
 
 @asynccontextmanager
 async def server() -> AsyncIterator[Bench]:
     """Everything but a local worker; the no-op type is known by name only."""
-    async with bare() as machine, EmbeddedRedis(Path(tempfile.mkdtemp())) as redis, trio.open_nursery() as nursery:
+    async with (
+        bare() as machine,
+        bare_remote() as remote,
+        EmbeddedRedis(Path(tempfile.mkdtemp())) as redis,
+        trio.open_nursery() as nursery,
+    ):
         store, drain = Store(redis.url), Drain()
         await nursery.start(store.run)
         dispatcher = Dispatcher(store)
@@ -84,7 +90,7 @@ async def server() -> AsyncIterator[Bench]:
         sockets = open_sockets([Address("127.0.0.1", 0)])
         await nursery.start(partial(serve, app, sockets, drain))
         settle_garbage_collector()
-        yield Bench(store, bound_urls(sockets)[0], machine)
+        yield Bench(store, bound_urls(sockets)[0], machine, remote)
         sessions.stop()
         drain.start()
         nursery.cancel_scope.cancel()
@@ -186,9 +192,9 @@ async def drained(bench: Bench, worker: trio.Process, report: Report, count: int
         await finished(bench.store, done)
         rates.append(count / (time.monotonic() - began))
         costs.append((cpu_of(os.getpid()) - cpu[0], cpu_of(worker.pid) - cpu[1]))
-        limits.append(await bench.machine.drain())
+        limits.append(await bench.remote.drain())
     cost = min(costs)
-    report.rate("no-op runs drained by one remote worker", max(rates), 12_000, "drain", max(limits))
+    report.rate("no-op runs drained by one remote worker", max(rates), 12_000, "drain, remote", max(limits))
     each = f"{cost[0] / count * 1e6:.0f} + {cost[1] / count * 1e6:.0f} µs"
     report.note("  processor time of a run: server + worker", each)
 
@@ -204,9 +210,9 @@ async def latency(bench: Bench, worker: trio.Process, report: Report) -> None:
         told += await worker.stdout.receive_some()
     started = json.loads(told)
     late = sorted((started[run_id] - at) * 1000 for run_id, at in sent.items())
-    p50, p99, limit = statistics.median(late), late[int(len(late) * 0.99) - 1], await bench.machine.latency()
-    report.most("submit to start over REST and WebSocket, idle: p50", p50, "ms", 3, "latency", limit)
-    report.most("submit to start over REST and WebSocket, idle: p99", p99, "ms", 10, "latency", limit)
+    p50, p99, limit = statistics.median(late), late[int(len(late) * 0.99) - 1], await bench.remote.latency()
+    report.most("submit to start over REST and WebSocket, idle: p50", p50, "ms", 3, "latency, remote", limit)
+    report.most("submit to start over REST and WebSocket, idle: p99", p99, "ms", 10, "latency, remote", limit)
 
 
 async def spawned(bench: Bench, report: Report, count: int = 2000) -> None:

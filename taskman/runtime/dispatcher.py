@@ -91,6 +91,11 @@ class Seat:
         return self in self._crew.waiting
 
     @property
+    def is_expecting(self) -> bool:
+        """Whether it asks for runs that are on their way to Redis: their submit waits for its claim."""
+        return bool(self._expected)
+
+    @property
     def has_news(self) -> bool:
         """False while the store is known to have nothing: it gave all it had, and nobody has been called since."""
         return self._owed is not None or self._exhausted_at != (self._crew.calls, self._calls_alone)
@@ -207,8 +212,9 @@ class Dispatcher:
         finally:
             self._store.runs.before_submit.discard(self.foresee)
 
-    def foresee(self, submissions: Sequence[Submission]) -> None:
-        """Call a seat for what is about to be submitted, so that its claim leaves right behind it."""
+    def foresee(self, submissions: Sequence[Submission]) -> bool:
+        """Call a seat for what is about to be submitted, so that its claim leaves with it. Whether there is one."""
+        is_called = False
         wanted: dict[str, list[str]] = defaultdict(list)
         for one in submissions[: _MOST_FORESEEN + 1]:
             if one.due_ms == 0:
@@ -218,6 +224,8 @@ class Dispatcher:
             if seat is not None:
                 self.foresight.expect(run_ids)
                 seat.expect(signature, run_ids)
+                is_called = True
+        return is_called
 
     def _first_waiting(self, signature: str) -> Seat | None:
         if worker_named(signature) is not None:

@@ -111,7 +111,7 @@ class LocalLink:
                     await self._seat.called()
                     continue
                 try:
-                    claim = await self._claim_now(limit, self._seat.signatures)
+                    claim = await self._claim_now(limit, self._seat)
                 except StoreError as error:
                     if not isinstance(error, StoreUnavailable):
                         _log.warning("the store refused a claim: %s", error)
@@ -121,8 +121,9 @@ class LocalLink:
                 if claim.assignments:
                     return claim
 
-    async def _claim_now(self, limit: int, signatures: Mapping[str, None]) -> Claim:
+    async def _claim_now(self, limit: int, seat: Seat) -> Claim:
         """One call, shielded (the connection bounds it): a claim whose reply is dropped would wait for its lease."""
+        signatures, at_once = seat.signatures, seat.is_expecting
         if not signatures:
             return Claim(now(), [])
         if await self._has_forgotten():
@@ -131,7 +132,7 @@ class LocalLink:
         claimed: list[Assignment] = []
         began = now()
         with trio.CancelScope(shield=True):
-            claimed = await self._store.runs.claim(self.worker, limit, signatures, lease_ms=LEASE_MS)
+            claimed = await self._store.runs.claim(self.worker, limit, signatures, lease_ms=LEASE_MS, at_once=at_once)
             self._claimed.update({one.run_id: Standing.of(one) for one in claimed})
         if claimed and now() - began > STALE_CLAIM_S:
             _log.warning("%d runs were claimed too long ago to start them", len(claimed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import hiredis
 import trio
@@ -16,7 +16,14 @@ from .link import Link
 from .replies import Argument, error_kind, pack
 from .scripts import Script
 
-__all__ = ["Connection", "error_kind"]
+__all__ = ["Connection", "Departure", "error_kind"]
+
+
+class Departure(TypedDict, total=False):
+    """When a command leaves, other than with all that its turn of the event loop brings: see Connection.execute."""
+
+    at_once: bool
+    followed: bool
 
 
 class Connection:
@@ -52,16 +59,17 @@ class Connection:
         """The address without the password."""
         return self._dialer.endpoint.describe()
 
-    async def execute(self, *args: Argument, at_once: bool = False) -> Any:
+    async def execute(self, *args: Argument, at_once: bool = False, followed: bool = False) -> Any:
         """Run one command and return its raw reply: bytes, int, list or None.
 
         `at_once`: it leaves before anything else runs here, and with it what had gathered to leave.
+        `followed`: it leaves with what another caller, woken already, is about to send at once, and returns behind it.
         Cancellation: before the command was handed over, nothing happens; after that, its reply is
         discarded and whether it took effect is unknown. The connection is never affected.
         Raises: StoreUnavailable when there is no link, or it is lost before the reply came (outcome
         unknown), or Redis is not ready; StoreError for every other error reply.
         """
-        reply = (await self._call(pack(args), 1, at_once=at_once))[0]
+        reply = (await self._call(pack(args), 1, at_once=at_once, followed=followed))[0]
         if isinstance(reply, StoreError):
             raise reply
         return reply
@@ -78,28 +86,28 @@ class Connection:
         return await self._call(b"".join([pack(tuple(command)) for command in commands]), len(commands))
 
     async def script(
-        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], *, at_once: bool = False
+        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], **departure: Unpack[Departure]
     ) -> Any:
         """Run a Lua script by its digest, and with its text when Redis does not have it (any more).
 
-        `at_once`: as for `execute`.
+        `departure`: as for `execute`.
         Cancellation: as for `execute`; a script runs wholly or not at all.
         Raises: as `execute`. The text is sent only after NOSCRIPT, when the script surely did not run.
         """
         try:
-            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args, at_once=at_once)
+            return await self.execute("EVALSHA", script.sha, len(keys), *keys, *args, **departure)
         except StoreError as error:
             if error_kind(error) != "NOSCRIPT":
                 raise
         return await self.execute("EVAL", script.source, len(keys), *keys, *args)
 
-    async def _call(self, packed: bytes, count: int, *, at_once: bool = False) -> list[Any]:
+    async def _call(self, packed: bytes, count: int, *, at_once: bool = False, followed: bool = False) -> list[Any]:
         await trio.lowlevel.checkpoint_if_cancelled()
         link = self._link
         if link is None or link.lost is not None:
             await trio.lowlevel.checkpoint()  # a caller that tries again at once must not hog the event loop
             raise StoreUnavailable(self._dialer.trouble)
-        call = link.submit(packed, count)
+        call = link.submit(packed, count, followed=followed)
         if at_once:
             link.send_now()
         await trio.lowlevel.wait_task_rescheduled(call.abandon)
@@ -129,13 +137,18 @@ class Connection:
 class _Call:
     """A caller that waits for `count` replies. Without a task it is abandoned, and its replies are dropped."""
 
-    __slots__ = ("count", "failure", "replies", "task")
+    __slots__ = ("count", "failure", "followed", "replies", "task")
 
-    def __init__(self, task: trio.lowlevel.Task, count: int) -> None:
+    def __init__(self, task: trio.lowlevel.Task, count: int, *, followed: bool) -> None:
         self.task: trio.lowlevel.Task | None = task
-        self.count = count
+        self.count, self.followed = count, followed
         self.replies: list[Any] = []
         self.failure: str | None = None
+
+    def finish(self) -> None:
+        """Everything that it waited for is there: let the caller go on."""
+        if self.task is not None:
+            trio.lowlevel.reschedule(self.task)
 
     def abandon(self, _: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
         self.task = None
@@ -148,14 +161,15 @@ class _CallLink(Link):
     def __init__(self, stream: trio.abc.Stream, *, silence_s: float) -> None:
         super().__init__(stream, silence_s=silence_s)
         self._calls: deque[_Call] = deque()
+        self._held: list[_Call] = []
 
-    def submit(self, packed: bytes, count: int) -> _Call:
+    def submit(self, packed: bytes, count: int, *, followed: bool) -> _Call:
         """Queue a command for the current task, which must then wait to be rescheduled."""
         if not self._calls:
             self._quiet_since = trio.current_time()
-        call = _Call(trio.lowlevel.current_task(), count)
+        call = _Call(trio.lowlevel.current_task(), count, followed=followed)
         self._calls.append(call)
-        self.send(packed)
+        self.send(packed, followed=followed)
         return call
 
     def _deliver(self, reply: Any) -> None:
@@ -165,15 +179,22 @@ class _CallLink(Link):
         call.replies.append(reply)
         if len(call.replies) == call.count:
             self._calls.popleft()
-            if call.task is not None:
-                trio.lowlevel.reschedule(call.task)
+            if call.followed and self._calls:
+                self._held.append(call)
+            else:
+                call.finish()
+                self._release_held()
 
     def _owed(self) -> bool:
         return bool(self._calls)
 
     def _release(self, cause: str) -> None:
+        self._release_held()
         while self._calls:
             call = self._calls.popleft()
             call.failure = cause
-            if call.task is not None:
-                trio.lowlevel.reschedule(call.task)
+            call.finish()
+
+    def _release_held(self) -> None:
+        while self._held:
+            self._held.pop().finish()

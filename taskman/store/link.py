@@ -44,7 +44,7 @@ class Link(ABC):
         self._silence_s = silence_s
         self._quiet_since = trio.current_time()
         self._outgoing: list[bytes] = []
-        self._is_writing = False
+        self._is_writing = self._is_followed = False
         self._idle_writer: trio.lowlevel.Task | None = None
 
     async def run(self) -> None:
@@ -62,9 +62,13 @@ class Link(ABC):
             self._release(self.lost)
             await trio.aclose_forcefully(self._stream)
 
-    def send(self, packed: bytes) -> None:
-        """Have `packed` written together with all else that gathers until the writer's next turn."""
+    def send(self, packed: bytes, *, followed: bool = False) -> None:
+        """Have `packed` written together with all else that gathers until the writer's next turn.
+
+        `followed`: more is about to come that shall leave with it; the writer waits a turn of the event loop for that.
+        """
         self._outgoing.append(packed)
+        self._is_followed = followed
         if self._idle_writer is not None:
             trio.lowlevel.reschedule(self._idle_writer)
             self._idle_writer = None
@@ -114,6 +118,9 @@ class Link(ABC):
             if not self._outgoing:
                 self._idle_writer = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._stop_writing)
+            if self._is_followed:
+                self._is_followed = False
+                await trio.lowlevel.checkpoint()
             if data := b"".join(self._outgoing):  # unless it has left at once
                 self._outgoing.clear()
                 self._is_writing = True

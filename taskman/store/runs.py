@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 from urllib.parse import quote
 
+import trio
 from msgspec import Struct
 
 from ..errors import Conflict, NotFound
@@ -120,8 +121,11 @@ class Runs(ShardPart):
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         super().__init__(connection, keys)
-        self.before_submit: set[Callable[[Sequence[Submission]], None]] = set()
-        """Who is told of submissions that leave now: a command sent later over this connection finds them."""
+        self.before_submit: set[Callable[[Sequence[Submission]], bool]] = set()
+        """Who is told of submissions that leave now: a command sent later over this connection finds them.
+
+        True: somebody has been woken who sends one, at once.
+        """
 
     async def submit(self, submissions: Sequence[Submission], *, by: str, now_ms: int = 0) -> list[Receipt]:
         """Transition new runs to queued, to scheduled when they are due later, or to skipped when they overlap.
@@ -133,20 +137,28 @@ class Runs(ShardPart):
             spec = one.spec
             arguments += [one.id, one.due_ms, spec.signature, spec.priority, spec.task or ""]
             arguments += [spec.script_options, one.checks, spec.to_document()]
-        for tell in self.before_submit:
-            tell(submissions)
-        now, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms)
+        woken = [tell(submissions) for tell in self.before_submit]
+        now, *reply = await self._script("submit", quote(by), *arguments, now_ms=now_ms, followed=any(woken))
+        if any(woken):
+            await trio.lowlevel.checkpoint()  # the other's reply has come as well: a start is waited for more
         return [Receipt(reply[i].decode(), reply[i + 1].decode(), now) for i in range(0, len(reply), 2)]
 
     async def claim(
-        self, worker: str, limit: int, signatures: Iterable[str], *, lease_ms: int, now_ms: int = 0
+        self,
+        worker: str,
+        limit: int,
+        signatures: Iterable[str],
+        *,
+        lease_ms: int,
+        now_ms: int = 0,
+        at_once: bool = False,
     ) -> list[Assignment]:
-        """Transition up to `limit` ready runs from queued to running, for `worker`.
+        """Transition up to `limit` ready runs from queued to running, for `worker`. `at_once`: see Connection.
 
         Atomic. Order: priority with ageing, then submission. Empty when nothing is ready, or all of it is blocked.
         Units: leases end `lease_ms` from now. Source: lua/claim.lua.
         """
-        at_once = limit >= _MANY
+        at_once = at_once or limit >= _MANY
         reply = await self._script("claim", lease_ms, worker, limit, *signatures, now_ms=now_ms, at_once=at_once)
         return [
             Assignment(reply[i].decode(), int(reply[i + 1]), RunSpec.from_document(reply[i + 3]), int(reply[i + 2]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-from .connection import Connection
+from .connection import Connection, Departure
 from .keys import Keys
 from .scripts import load_script
 
@@ -17,7 +17,7 @@ class ShardPart:
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection, self._keys = connection, keys
 
-    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, at_once: bool = False) -> Any:
-        """Run lua/<name>.lua, at Redis' time unless a test says another. Raises and `at_once`: see Connection."""
+    async def _script(self, name: str, *arguments: Any, now_ms: int = 0, **departure: Unpack[Departure]) -> Any:
+        """Run lua/<name>.lua, at Redis' time unless a test says another. Raises and `departure`: see Connection."""
         keys = [self._keys.prefix]
-        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], at_once=at_once)
+        return await self._connection.script(load_script(name), keys, [now_ms, *arguments], **departure)

@@ -1,7 +1,7 @@
 """One client's connection: its requests, its answers, its end.
 
-Hypercorn translates between bytes and ASGI; reading, writing, waiting and ending happen here. Its own connection
-class, hypercorn.trio.tcp_server.TCPServer, has these faults under Quart-Trio:
+Hypercorn translates between bytes and ASGI, but for the plainest of requests (plain.py); reading, writing, waiting and
+ending happen here. Its own connection class, hypercorn.trio.tcp_server.TCPServer, has these faults under Quart-Trio:
 
 - It shields writes without a bound: one client that stops reading holds up shutdown for ever
   (https://github.com/pgjones/hypercorn/issues/106).
@@ -32,14 +32,16 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.typing import TaskGroup as HypercornTaskGroup
 from hypercorn.utils import parse_socket_addr
 
-from .asgi import App, sole_error
-from .http1 import Apps, Http1
+from .asgi import App, Message, sole_error
+from .http1 import Apps, Http1, answer
+from .plain import PlainAnswer, PlainRequest, read_plain
 
 __all__ = ["Limits", "Service"]
 
 log = logging.getLogger("taskman.web")
 
 _PIECE = 64 * 1024
+_SOON_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +144,46 @@ class Connection:
 
     async def _read(self) -> None:
         while data := await self._receive():
-            if not self._lingering:
+            if self._lingering:
+                continue
+            request = read_plain(data) if self._protocol.is_between_requests else None
+            if request is not None and request.missing:
+                data += await self._rest_of(request)
+            if request is not None and not request.missing:
+                await self._answer(request)
+            else:
                 await self._protocol.handle(RawData(data))
         await self._protocol.handle(Closed())
+
+    async def _rest_of(self, request: PlainRequest) -> bytes:
+        """Wait a moment for the rest of its body: many clients send that apart from its head."""
+        came = b""
+        with trio.move_on_after(_SOON_S):
+            while request.missing > 0 and (data := await self._receive()):
+                came += data
+                request.take(data)
+        return came
+
+    async def _answer(self, request: PlainRequest) -> None:
+        reply = PlainAnswer()
+
+        async def send(message: Message | None) -> None:
+            if data := reply.encode(message):
+                await self._write(data)
+
+        self._expect_within(math.inf)
+        service, protocol = self._service, self._protocol
+        scope = request.scope(protocol.client, protocol.server, service.state.copy())
+        try:
+            await answer(service.app, scope, request.receive, send)
+        finally:
+            if not reply.is_complete:
+                self._reset()
+        if reply.closes or service.context.terminated.is_set():
+            self._close()
+        else:
+            self._idle = True
+            self._expect_within(self._limits.keep_alive_s)
 
     async def _receive(self) -> bytes:
         data = b""

@@ -18,7 +18,7 @@ from hypercorn.typing import H11SendableEvent
 from .asgi import App, Message, Receive, Scope, Send, sole_error
 from .websocket import Socket, asks_for_websocket
 
-__all__ = ["Apps", "Http1"]
+__all__ = ["Apps", "Http1", "answer"]
 
 log = logging.getLogger("taskman.web")
 
@@ -45,6 +45,11 @@ class Http1(H11Protocol):
         if self._socket is not None:
             return self._socket.awaits_close
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether what comes next is the first of a request."""
+        return self._socket is None and self.connection.their_state is h11.IDLE and not self.connection.trailing_data[0]
 
     async def handle(self, event: Event) -> None:
         # Hypercorn says 400 to a bad handshake, then waits for ever; to data before its answer it may say two things.
@@ -136,7 +141,7 @@ class Apps:
     async def spawn_app(self, app: App, _: HypercornConfig, scope: Scope, send: Any) -> Send:
         room = _MESSAGES_WAITING if scope["type"] == "http" else _FRAMES_WAITING
         self._mailbox = _Mailbox({"type": f"{scope['type']}.disconnect", "code": 1006}, room)
-        self._nursery.start_soon(_answer, app, scope, self._mailbox.receive, send)
+        self._nursery.start_soon(answer, app, scope, self._mailbox.receive, send)
         return self._mailbox.put
 
     def spawn(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -148,7 +153,8 @@ class Apps:
             self._mailbox.close()
 
 
-async def _answer(app: App, scope: Scope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:
+async def answer(app: App, scope: Scope, receive: Receive, send: Callable[[Any], Awaitable[None]]) -> None:
+    """Run the app for one request; `send` gets None at its end."""
     try:
         await app(scope, receive, send)
     except* Exception as errors:

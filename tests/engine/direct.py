@@ -69,7 +69,7 @@ class Direct:
     async def execute_many(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         return self._calls.many(*commands)
 
-    async def script(self, script: Script, keys: Sequence[Any], args: Sequence[Any], *, at_once: bool = False) -> Any:
+    async def script(self, script: Script, keys: Sequence[Any], args: Sequence[Any], **_: bool) -> Any:
         chosen = self._planted.get(script.name, script)
         try:
             return self.call("EVALSHA", chosen.sha, len(keys), *keys, *args)
