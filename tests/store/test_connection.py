@@ -107,6 +107,54 @@ async def test_what_leaves_at_once_keeps_its_place_and_may_be_large(redis_url, c
     assert sorted(answers) == [f"{number:09}" for number in range(50)]
 
 
+async def test_a_command_that_is_followed_leaves_with_the_next_and_returns_behind_it(redis_url, connect):
+    connection = await connect(redis_url)
+    before = await _reads(connection)
+    for _ in range(5):
+        woken, returned = trio.Event(), []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_follow, connection, woken, returned)
+            await trio.testing.wait_all_tasks_blocked()
+            woken.set()
+            await connection.execute("ECHO", "followed", followed=True)
+            await trio.lowlevel.checkpoint()  # both are told in one turn of the event loop, in any order
+            returned.append("followed")
+        assert returned == ["next", "followed"]
+    assert await _reads(connection) - before == 6
+
+
+async def _follow(connection, woken, returned):
+    await woken.wait()
+    await connection.execute("BLPOP", "nothing", 0.05, at_once=True)  # its reply comes by itself
+    returned.append("next")
+
+
+async def test_a_command_that_nobody_follows_is_answered_all_the_same(redis_url, connect):
+    connection = await connect(redis_url)
+    for _ in range(3):
+        assert await connection.execute("ECHO", "alone", followed=True) == b"alone"
+
+
+async def test_what_was_answered_before_the_link_was_lost_is_told(server, connect):
+    connection, answers = await connect(server.url), []
+
+    async def ask(*command, followed=False):
+        try:
+            answers.append(await connection.execute(*command, followed=followed))
+        except StoreUnavailable:
+            answers.append("lost")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(ask, "ECHO", "held", followed=True))
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(ask, "BLPOP", "nothing", 0)
+        with redis.Redis.from_url(server.url) as other:
+            while int(other.info("clients")["blocked_clients"]) == 0:
+                await trio.lowlevel.checkpoint()
+        server.kill()
+    assert sorted(answers, key=str) == [b"held", "lost"]
+
+
 async def test_many_commands_keep_order_and_carry_errors(redis_url, connect):
     connection = await connect(redis_url)
     replies = await connection.execute_many([("SET", "a", 1), ("LPUSH", "a", 2), ("GET", "a")])
