@@ -69,7 +69,8 @@ class Seat:
     """Where one worker waits. `tell` hears of its cancelled runs, of its drain, and None when some may be missed."""
 
     def __init__(self, dispatcher: Dispatcher, node: Node, crew: _Crew, tell: Tell) -> None:
-        self.worker, self.tell, self.limit = node.id, tell, 0
+        self.worker, self.tell = node.id, tell
+        self._room: Callable[[], int] = lambda: 0
         self.node = node
         self._dispatcher, self._crew = dispatcher, crew
         self._owed: str | None = None
@@ -87,6 +88,11 @@ class Seat:
         return {**self._crew.signatures, **pinned} if pinned else self._crew.signatures
 
     @property
+    def limit(self) -> int:
+        """How many it can take now; whoever waits takes one."""
+        return max(1, self._room())
+
+    @property
     def is_waiting(self) -> bool:
         return self in self._crew.waiting
 
@@ -101,9 +107,9 @@ class Seat:
         return self._owed is not None or self._exhausted_at != (self._crew.calls, self._calls_alone)
 
     @contextmanager
-    def waiting(self, limit: int) -> Iterator[None]:
-        """Wait for up to `limit` runs within the block; what it was called for and did not see to is passed on."""
-        self.limit = limit
+    def waiting(self, room: Callable[[], int]) -> Iterator[None]:
+        """Wait for up to `room()` runs within the block; what it was called for and did not see to is passed on."""
+        self._room = room
         try:
             yield
         finally:
@@ -127,9 +133,9 @@ class Seat:
         self._crew.waiting[self] = None
         self._asked_at = self._crew.calls, self._calls_alone
 
-    def found(self, claimed: Sequence[Assignment]) -> None:
-        """The store has been asked and gave these runs. Fewer than the limit: there was no more."""
-        if len(claimed) < self.limit:
+    def found(self, claimed: Sequence[Assignment], limit: int) -> None:
+        """The store has been asked for up to `limit` runs and gave these. Fewer: there was no more."""
+        if len(claimed) < limit:
             self._owed, self._exhausted_at = None, self._asked_at
         if self._expected:
             self._settle({one.run_id for one in claimed})

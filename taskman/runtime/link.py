@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,8 +62,8 @@ class Link(Delivery, Protocol):
         """
         ...
 
-    async def claim(self, limit: int) -> Claim:
-        """At least one run and at most `limit`; waits until there is one, also through an outage.
+    async def claim(self, room: Callable[[], int]) -> Claim:
+        """At least one run and at most `room()`, as it is then; waits until there is one, also through an outage.
 
         Cancellation: what an unheard claim has claimed is found by its lease.
         """

@@ -99,25 +99,26 @@ class LocalLink:
             with suppress(trio.WouldBlock):  # the next heartbeat tells the worker all the same
                 self._cancels_in.send_nowait(notice)
 
-    async def claim(self, limit: int) -> Claim:
+    async def claim(self, room: Callable[[], int]) -> Claim:
         """See Link. Asks when the dispatcher calls, or has called; takes nothing while the worker is draining."""
         if self._seat is None:
             await self._seated.wait()
             assert self._seat is not None
-        with self._seat.waiting(limit):
+        with self._seat.waiting(room):
             while True:
                 await self._seat.ready()
                 if not self._seat.has_news:
                     await self._seat.called()
                     continue
                 try:
+                    limit = self._seat.limit
                     claim = await self._claim_now(limit, self._seat)
                 except StoreError as error:
                     if not isinstance(error, StoreUnavailable):
                         _log.warning("the store refused a claim: %s", error)
                     await trio.sleep(_RETRY_S)
                     continue
-                self._seat.found(claim.assignments)
+                self._seat.found(claim.assignments, limit)
                 if claim.assignments:
                     return claim
 
@@ -202,10 +203,10 @@ class LocalLink:
         if recent:
             await self._store.runs.finish(self.worker, recent)
 
-    async def finish(self, outcomes: Sequence[Outcome]) -> list[str]:
-        """See Link."""
+    async def finish(self, outcomes: Sequence[Outcome], *, followed: bool = False) -> list[str]:
+        """See Link; `followed`: a claim is about to, see Connection."""
         judged = await judge(outcomes, self._claimed, self._store.runs)
-        states = await self._store.runs.finish(self.worker, judged)
+        states = await self._store.runs.finish(self.worker, judged, followed=followed)
         for outcome in judged:
             if self._holds(outcome.run_id, outcome.attempt):
                 del self._claimed[outcome.run_id]

@@ -73,6 +73,7 @@ class RemoteLink:
         self._arrived: deque[tuple[float, Assignment]] = deque()
         self._something_arrived = trio.Event()
         self._want: int | None = None
+        self._room: Callable[[], int] | None = None
         self._takes_no_more = False
         self._exchange: Exchange | None = None
         self._cancels_in, self._cancels_out = trio.open_memory_channel[Cancel | None](1000)
@@ -243,20 +244,30 @@ class RemoteLink:
         """See Link. Lines are numbered by the server."""
         return await self._positions.get((run_id, attempt)), 1
 
-    async def claim(self, limit: int) -> Claim:
+    async def claim(self, room: Callable[[], int]) -> Claim:
         """See Link. Cancellation means that the worker takes nothing new any more."""
-        self._want = limit
+        self._room = room
         try:
             while not self._arrived:
                 self._something_arrived = trio.Event()
-                if (exchange := self._live) is not None:
-                    exchange.post(wire.Want(limit))
+                self._say_want()
                 await self._something_arrived.wait()
         except trio.Cancelled:
             self._take_no_more()
             raise
-        taken = [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+        finally:
+            self._room = None
+        taken = [self._arrived.popleft() for _ in range(min(max(1, room()), len(self._arrived)))]
         return Claim(min(began for began, _ in taken), [assignment for _, assignment in taken])
+
+    def _say_want(self) -> None:
+        """Tell the server how much more the worker would take, unless it knows."""
+        want = 0 if self._room is None else self._room() - len(self._arrived)
+        if want <= 0 or want == self._want:
+            return
+        self._want = want
+        if (exchange := self._live) is not None:
+            exchange.post(wire.Want(want))
 
     def _take_no_more(self) -> None:
         self._want, self._takes_no_more = None, True
@@ -278,6 +289,7 @@ class RemoteLink:
         exchange, found = self._live, {}
         direct = [] if exchange is None else [one for one in messages if one[0] not in self._spool]
         if exchange is not None and direct:
+            self._say_want()
             with suppress(LinkLost):
                 for answer in await exchange.settle(direct):
                     if answer.error is not None or answer.state is None:

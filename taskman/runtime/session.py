@@ -65,7 +65,6 @@ class Session:
         self._wanted = 0
         self._changed = trio.Event()
         self._claiming: trio.CancelScope | None = None
-        self._asked = 0
         self._end: TaskmanError | None = None
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
@@ -154,8 +153,9 @@ class Session:
                 raise Closing("silent", f"nothing has come from this worker for {SILENCE_S:g} s", 1002)
             await self._handle(wire.read_from_worker(frame), is_large=len(frame) > wire.FRAME_BYTES)
 
-    async def _handle(self, messages: Iterable[wire.Message], *, is_large: bool = False) -> None:
+    async def _handle(self, messages: Sequence[wire.Message], *, is_large: bool = False) -> None:
         """In order; what may go into one call of the store does. A large frame holds one result."""
+        self._note_room(messages)
         answers: list[wire.Message] = []
         for kind, group in groupby(messages, key=_call_of):
             same: list[Any] = list(group)
@@ -171,15 +171,21 @@ class Session:
                     answers += await self._heed(message)
         await self._send(answers)
 
+    def _note_room(self, messages: Sequence[wire.Message]) -> None:
+        """What has ended takes no slot any more: the next is claimed while the end is being recorded."""
+        for message in messages:
+            if isinstance(message, wire.Want):
+                self._wanted = message.n
+            elif isinstance(message, (wire.Done, wire.Release)):
+                self._vacate(message.run, message.attempt)
+        self._look_at_room()
+
     async def _heed(self, message: wire.Message) -> list[wire.Message]:
-        if isinstance(message, wire.Want):
-            self._wanted = message.n
-            self._look_at_room()
-        elif isinstance(message, wire.Beat):
+        if isinstance(message, wire.Beat):
             return await self._renew(message)
-        elif isinstance(message, wire.Hello):
+        if isinstance(message, wire.Hello):
             raise ProtocolViolation("a connection begins with one 'hello', and has no other")
-        elif isinstance(message, wire.Bye):
+        if isinstance(message, wire.Bye):
             await self._store.workers.remove(self.worker)
             raise Closing("bye", "goodbye", 1000)
         return []
@@ -210,18 +216,20 @@ class Session:
         if is_large:
             outcomes = [within_limit(one) for one in outcomes]
         try:
-            states = await self._link.finish(outcomes)
+            states = await self._link.finish(outcomes, followed=self._room() > 0)
         except StoreError as error:
             return [wire.Recorded(one.run, one.attempt, None, str(error)) for one in messages]
         except TypeError:
             raise no_json(outcomes) from None
         for message in messages:
             self._forget(message.run, message.attempt)
-        self._look_at_room()
         return [wire.Recorded(one.run, one.attempt, state) for one, state in zip(messages, states, strict=True)]
 
     def _forget(self, run_id: str, attempt: int) -> None:
         self._lines.pop((run_id, attempt), None)
+        self._vacate(run_id, attempt)
+
+    def _vacate(self, run_id: str, attempt: int) -> None:
         if self._outstanding.get(run_id) == attempt:
             del self._outstanding[run_id]
 
@@ -254,11 +262,11 @@ class Session:
     # What goes to the worker.
 
     def _room(self) -> int:
-        return min(self._wanted, self._node.slots - len(self._outstanding))
+        return min(self._wanted, self._node.slots - len(self._outstanding), _CLAIM_AT_ONCE)
 
     def _look_at_room(self) -> None:
         self._changed.set()
-        if self._claiming is not None and min(self._room(), _CLAIM_AT_ONCE) != self._asked:
+        if self._claiming is not None and self._room() <= 0:
             self._claiming.cancel()
 
     async def _feed(self) -> None:
@@ -267,10 +275,9 @@ class Session:
             while self._room() <= 0:
                 self._changed = trio.Event()
                 await self._changed.wait()
-            self._asked = min(self._room(), _CLAIM_AT_ONCE)
             claim: Claim | None = None
             with trio.CancelScope() as self._claiming:
-                claim = await self._link.claim(self._asked)
+                claim = await self._link.claim(self._room)
             self._claiming = None
             if claim is not None:
                 await self._assign(claim)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import trio
 
-from ..errors import StoreError, StoreUnavailable
+from ..errors import StoreError
 from ..plugins import PluginRegistry
 from ..store.runs import Assignment, Outcome
 from .attempt import RunningAttempt, Tools
 from .journal import Journal
 from .lease import Lease, now
 from .link import Link
+from .outbox import Outbox, note_refusal
 from .process import Processes
 from .scratch import Scratch
 from .services import serve_types
@@ -45,11 +46,11 @@ class Worker:
         self._held: dict[str, RunningAttempt] = {}
         self._executing: set[RunningAttempt] = set()
         self._ended = trio.lowlevel.ParkingLot()
-        self._outbox: list[Outcome] = []
+        self._outbox = Outbox(link, self._settled)
         self._busy = 0
         self._feeding = trio.CancelScope()
         self._draining = False
-        self._slot_freed, self._outcome_ready, self._idle = trio.Event(), trio.Event(), trio.Event()
+        self._slot_freed, self._idle = trio.Event(), trio.Event()
 
     @property
     def running(self) -> int:
@@ -82,7 +83,7 @@ class Worker:
         """
         self._draining = True
         self._feeding.cancel()
-        self._outcome_ready.set()
+        self._look_whether_idle()
         with trio.move_on_after(timeout_s):
             await self._idle.wait()
         for attempt in list(self._held.values()):
@@ -92,12 +93,16 @@ class Worker:
     async def _feed(self, work: trio.Nursery) -> None:
         with self._feeding:
             while not self._draining:
-                while self._busy >= self._slots or len(self._outbox) > 4 * _BATCH:
+                while self._busy >= self._slots or self._outbox.is_full:
                     self._slot_freed = trio.Event()
                     await self._slot_freed.wait()
-                claim = await self._link.claim(min(self._slots - self._busy, max(1, self._slots // 2)))
+                claim = await self._link.claim(self._room)
                 for assignment in claim.assignments:
                     self._start(work, assignment, claim.began)
+
+    def _room(self) -> int:
+        """Part of the slots at a time: it executes those while the next are being claimed."""
+        return min(self._slots - self._busy, max(1, self._slots // 2))
 
     def _start(self, work: trio.Nursery, assignment: Assignment, began: float) -> None:
         before = self._held.get(assignment.run_id)
@@ -135,8 +140,7 @@ class Worker:
         if attempt.is_dropped:
             self._let_go(attempt)
         else:
-            self._outbox.append(outcome)
-        self._outcome_ready.set()
+            self._outbox.put(outcome)
 
     async def _end_at_once(self, attempt: RunningAttempt) -> None:
         """End an attempt whose run has been given to somebody else, and wait until nothing of it is left."""
@@ -148,31 +152,26 @@ class Worker:
     def _let_go(self, attempt: RunningAttempt) -> None:
         if self._held.get(attempt.run_id) is attempt:
             del self._held[attempt.run_id]
+        self._look_whether_idle()
 
     async def _report(self) -> None:
-        """Deliver outcomes, many in a call, until drained; an outage only delays them."""
-        while not (self._draining and not self._held):
-            await self._outcome_ready.wait()
-            self._outcome_ready = trio.Event()
-            while self._outbox:
-                await self._deliver(self._outbox[:_BATCH])
-        self._idle.set()
+        """Deliver outcomes until drained."""
+        async with trio.open_nursery() as delivery:
+            delivery.start_soon(self._outbox.run)
+            await self._idle.wait()
+            delivery.cancel_scope.cancel()
 
-    async def _deliver(self, batch: list[Outcome]) -> None:
-        try:
-            states = await self._link.finish(batch)
-        except StoreError as error:
-            _note_refusal(error)
-            await trio.sleep(_RETRY_S)
-            return
-        del self._outbox[: len(batch)]
+    def _settled(self, outcome: Outcome, state: str) -> None:
         self._slot_freed.set()
-        for outcome, state in zip(batch, states, strict=True):
-            if state == "stale":
-                _log.warning("run %s: attempt %d had been given up on", outcome.run_id, outcome.attempt)
-            held = self._held.get(outcome.run_id)
-            if held is not None and held.number == outcome.attempt:
-                del self._held[outcome.run_id]
+        if state == "stale":
+            _log.warning("run %s: attempt %d had been given up on", outcome.run_id, outcome.attempt)
+        held = self._held.get(outcome.run_id)
+        if held is not None and held.number == outcome.attempt:
+            self._let_go(held)
+
+    def _look_whether_idle(self) -> None:
+        if self._draining and not self._held:
+            self._idle.set()
 
     async def _heartbeat(self) -> None:
         """Renew every lease each five seconds."""
@@ -181,7 +180,7 @@ class Worker:
             try:
                 await self._renew()
             except StoreError as error:
-                _note_refusal(error)
+                note_refusal(error)
                 await trio.sleep(_RETRY_S)
                 continue
             await self._stand()
@@ -192,7 +191,7 @@ class Worker:
         try:
             await self._link.report(self._busy, self._slots)
         except StoreError as error:
-            _note_refusal(error)
+            note_refusal(error)
 
     async def _renew(self) -> None:
         held = list(self._held.values())
@@ -215,7 +214,7 @@ class Worker:
     def _may_drop(self, attempt: RunningAttempt) -> bool:
         """Not when its outcome is on its way: the answer to `extend` may then be about a finished run."""
         is_ours = self._held.get(attempt.run_id) is attempt and not attempt.is_dropped
-        return is_ours and all(one.run_id != attempt.run_id for one in self._outbox)
+        return is_ours and attempt.run_id not in self._outbox
 
     async def _keep_to_leases(self) -> None:
         """Stop what may soon be given away. Its shims do the same by themselves, and kill what is then still there."""
@@ -231,16 +230,10 @@ class Worker:
                 try:
                     await self._renew()
                 except StoreError as error:
-                    _note_refusal(error)
+                    note_refusal(error)
                     continue  # the next heartbeat asks again
                 await self._stand()
             elif cancel.run_id in self._held:
                 self._held[cancel.run_id].end("cancelled")
                 if cancel.force:
                     await self._processes.kill(cancel.run_id)
-
-
-def _note_refusal(error: StoreError) -> None:
-    """An outage is told by the connection; that Redis answers and refuses is told here."""
-    if not isinstance(error, StoreUnavailable):
-        _log.warning("the store refused: %s", error)

@@ -17,7 +17,7 @@ from ..model.ids import is_run_id
 from ..model.progress import Progress
 from ..model.run import HistoryEntry, Run, RunSpec
 from ..model.states import State
-from .connection import Connection
+from .connection import Connection, Departure
 from .keys import Keys
 from .listing import Filters, Listing, Page
 from .replies import checked
@@ -165,8 +165,12 @@ class Runs(ShardPart):
             for i in range(0, len(reply), 4)
         ]
 
-    async def finish(self, worker: str, outcomes: Sequence[Outcome], *, now_ms: int = 0) -> list[str]:
+    async def finish(
+        self, worker: str, outcomes: Sequence[Outcome], *, now_ms: int = 0, followed: bool = False
+    ) -> list[str]:
         """Transition runs to how their attempts ended; to scheduled for a retry, to queued when given back.
+
+        `followed`: see Connection.
 
         Shape: the state of each run afterwards, or `stale` where the attempt is no longer current.
         Source: lua/finish.lua.
@@ -176,7 +180,8 @@ class Runs(ShardPart):
             result = b"" if one.result is None else _dump(one.result)
             arguments += [one.run_id, one.attempt, one.outcome, one.reason or "-", result, one.error or ""]
             arguments.append(round(one.wait_s * 1000))
-        reply = await self._script("finish", worker, *arguments, now_ms=now_ms, at_once=len(outcomes) >= _MANY)
+        departure: Departure = {"at_once": len(outcomes) >= _MANY and not followed, "followed": followed}
+        reply = await self._script("finish", worker, *arguments, now_ms=now_ms, **departure)
         return [state.decode() for state in reply]
 
     async def extend(

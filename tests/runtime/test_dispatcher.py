@@ -48,7 +48,7 @@ class Crowd:
         self._nursery.start_soon(self._wait, link, slots)
 
     async def _wait(self, link: LocalLink, slots: int) -> None:
-        claim = await link.claim(slots)
+        claim = await link.claim(lambda: slots)
         self.taken[link.worker] = [one.run_id for one in claim.assignments]
 
     async def until_taken(self, count: int) -> None:
@@ -91,7 +91,7 @@ async def test_a_worker_that_was_given_all_there_was_asks_no_more_until_it_is_ca
 ) -> None:
     link = crowd.link("w1", slots=4)
     await submit(store)
-    assert len((await link.claim(4)).assignments) == 1
+    assert len((await link.claim(lambda: 4)).assignments) == 1
     await wait_all_tasks_blocked(0.1)  # the event of that run may have come after the claim
     for expected in (1, 3):
         before = crowd.claims
@@ -107,12 +107,12 @@ async def test_a_worker_that_was_given_all_there_was_asks_no_more_until_it_is_ca
 async def test_what_is_queued_while_nobody_waits_is_asked_for(store: Store, crowd: Crowd) -> None:
     link = crowd.link("w1", slots=4)
     await submit(store)
-    await link.claim(4)
+    await link.claim(lambda: 4)
     await wait_all_tasks_blocked(0.1)
     await submit(store, 2)
     await wait_all_tasks_blocked(0.1)
     with trio.fail_after(5):
-        assert len((await link.claim(4)).assignments) == 2
+        assert len((await link.claim(lambda: 4)).assignments) == 2
 
 
 async def test_a_run_that_is_submitted_here_is_claimed_without_its_event(
@@ -156,7 +156,7 @@ async def test_a_worker_that_leaves_while_it_is_called_ahead_loses_no_call(store
 
 async def leave_with(link: LocalLink, leaving: trio.CancelScope) -> None:
     with leaving:
-        await link.claim(1)
+        await link.claim(lambda: 1)
 
 
 async def test_what_is_submitted_for_later_or_in_bulk_calls_nobody_ahead(store: Store, crowd: Crowd) -> None:
@@ -214,7 +214,7 @@ async def test_a_call_that_its_worker_cannot_answer_is_passed_on(store: Store, c
         node = Node(id="leaver", types=frozenset({"shell"}), labels={}, slots=1, running=0)
         link = LocalLink(store, node, dispatcher=crowd._dispatcher)
         with link.seated(), leaving:
-            await link.claim(1)
+            await link.claim(lambda: 1)
 
     crowd._nursery.start_soon(leave)
     await settled(crowd)
