@@ -8,7 +8,8 @@ from operator import attrgetter
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from msgspec import NODEFAULT, Struct
+from msgspec import NODEFAULT, DecodeError, Struct
+from msgspec.json import Decoder
 from msgspec.structs import fields, replace
 from pydantic_core import from_json, to_json
 
@@ -125,7 +126,10 @@ class RunSpec(Struct, frozen=True, kw_only=True, gc=False):
     @classmethod
     def from_document(cls, document: bytes) -> RunSpec:
         """The opposite of to_document; unknown fields of a newer version are ignored."""
-        return cls(**{name: value for name, value in from_json(document).items() if name in _SPEC_NAMES})
+        try:
+            return _decoder.decode(document)
+        except DecodeError:  # infinity and NaN, for which JSON has no word
+            return cls(**{name: value for name, value in from_json(document).items() if name in _SPEC_NAMES})
 
 
 def check_sizes(params: Mapping[str, Any], env: Mapping[str, str], place: Place = "any") -> None:
@@ -152,6 +156,7 @@ _SPEC_DEFAULTS = [  # NODEFAULT equals nothing
 ]
 _SPEC_NAMES = frozenset(_SPEC_FIELDS)
 _all_fields = attrgetter(*_SPEC_FIELDS)
+_decoder = Decoder(RunSpec)
 
 
 @dataclass(frozen=True, slots=True)

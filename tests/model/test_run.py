@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from taskman.errors import InvalidInput
 from taskman.model.run import HistoryEntry, Run, RunSpec, check_sizes
@@ -14,6 +19,22 @@ def test_a_spec_reads_back_the_same_and_leaves_out_its_defaults() -> None:
     assert RunSpec.from_document(spec.to_document()) == spec
     assert RunSpec(type="x", params={}).to_document() == b'{"type":"x","params":{}}'
     assert RunSpec.from_document(b'{"type":"x","params":{},"of_a_newer_version":1}').type == "x"
+
+
+_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(st.dictionaries(st.text(), _values, max_size=4), st.booleans())
+@example({"a": math.inf, "b": [-math.inf, math.nan], "c": 2**200, "d": 1e308}, True)
+def test_params_of_any_kind_read_back_the_same(params: dict[str, Any], is_newer: bool) -> None:
+    document = RunSpec(type="x", params=params, grace_s=3.5).to_document()
+    if is_newer:
+        document = document.replace(b"{", b'{"of_a_newer_version":{},', 1)
+    read = RunSpec.from_document(document)
+    assert (read.type, read.grace_s, repr(read.params)) == ("x", 3.5, repr(params))  # NaN equals nothing
 
 
 def test_attempts_are_read_from_the_history() -> None:
