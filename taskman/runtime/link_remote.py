@@ -182,6 +182,7 @@ class RemoteLink:
             self._deliver(message)
         self._cancel(None)
         if self._want is not None:
+            self._want = self._free()
             exchange.post(wire.Want(self._want))
 
     def _everything_held(self) -> list[wire.Held]:
@@ -262,12 +263,16 @@ class RemoteLink:
 
     def _say_want(self) -> None:
         """Tell the server how much more the worker would take, unless it knows."""
-        want = 0 if self._room is None else self._room() - len(self._arrived)
-        if want <= 0 or want == self._want:
+        want = self._free()
+        if want in (0, self._want):
             return
         self._want = want
         if (exchange := self._live) is not None:
             exchange.post(wire.Want(want))
+
+    def _free(self) -> int:
+        """How many more it would take; none while it is not waiting for any."""
+        return 0 if self._room is None else max(0, self._room() - len(self._arrived))
 
     def _take_no_more(self) -> None:
         self._want, self._takes_no_more = None, True

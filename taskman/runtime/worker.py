@@ -49,7 +49,7 @@ class Worker:
         self._outbox = Outbox(link, self._settled)
         self._busy = 0
         self._feeding = trio.CancelScope()
-        self._draining = False
+        self._draining = self._has_fed = False
         self._slot_freed, self._idle = trio.Event(), trio.Event()
 
     @property
@@ -74,6 +74,8 @@ class Worker:
                     self._go_on(work, survivor)
                 task_status.started()
                 await self._feed(work)
+                self._has_fed = True
+                self._look_whether_idle()
             support.cancel_scope.cancel()
 
     async def drain(self, timeout_s: float) -> None:
@@ -83,7 +85,6 @@ class Worker:
         """
         self._draining = True
         self._feeding.cancel()
-        self._look_whether_idle()
         with trio.move_on_after(timeout_s):
             await self._idle.wait()
         for attempt in list(self._held.values()):
@@ -110,7 +111,10 @@ class Worker:
             before.lease.renew(began)
             return  # a Redis that lost its last second has forgotten our claim, which is renewed by this one
         lease = Lease(began, assignment.spec.lost_grace_s)
-        self._hold(work, RunningAttempt(assignment, lease, self._link, self._registry, self._tools, work), before)
+        attempt = RunningAttempt(assignment, lease, self._link, self._registry, self._tools, work)
+        if self._draining:  # its claim was under way when that began
+            attempt.end("released")
+        self._hold(work, attempt, before)
 
     def _go_on(self, work: trio.Nursery, survivor: Survivor) -> None:
         assignment, lease = survivor.entry.assignment, survivor.lease
@@ -170,7 +174,7 @@ class Worker:
             self._let_go(held)
 
     def _look_whether_idle(self) -> None:
-        if self._draining and not self._held:
+        if self._has_fed and not self._held:
             self._idle.set()
 
     async def _heartbeat(self) -> None:
