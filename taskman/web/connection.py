@@ -14,11 +14,13 @@ Plain HTTP/1.1 and WebSocket only: a proxy in front speaks TLS and HTTP/2.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
 import os
 import socket
 import struct
+import termios
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -170,6 +172,8 @@ class Connection:
         async def send(message: Message | None) -> None:
             if data := reply.encode(message):
                 await self._write(data)
+            if reply.is_complete:
+                request.end()
 
         self._expect_within(math.inf)
         service, protocol = self._service, self._protocol
@@ -180,7 +184,7 @@ class Connection:
             if not reply.is_complete:
                 self._reset()
         if reply.closes or service.context.terminated.is_set():
-            self._close()
+            self._part()
         else:
             self._idle = True
             self._expect_within(self._limits.keep_alive_s)
@@ -240,6 +244,18 @@ class Connection:
             return data[os.write(self._stream.socket.fileno(), data) :]
         except OSError:  # to wait for its buffer, or to be told that it is gone
             return data
+
+    def _part(self) -> None:
+        """Close behind an answer during which nothing was read."""
+        unread = fcntl.ioctl(self._stream.socket.fileno(), termios.FIONREAD, bytes(4)) if self._is_open else bytes(4)
+        if any(unread):
+            self._linger()
+        else:
+            self._close()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._stream.socket.fileno() >= 0
 
     def _hang_up(self) -> None:
         if self._protocol.answer_is_cut:
